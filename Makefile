@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+# `make run` shows the patched kernel at work, `make check` proves it.
+
+MAKEFLAGS += --no-print-directory
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# make run          get, patch, build and boot the kernel; run the selftest on it
+run:
+	@tools/deps run
+	@tools/prepare
+	@tools/vmtest quick
+
+# make check        all tests that fit in a quarter of an hour or so
+check:
+	@tools/check
+
+# make check-long   the long ones too
+check-long:
+	@LONG=1 tools/check
+
+# make prepare      only make linux/ with the series applied
+prepare:
+	@tools/deps run
+	@tools/prepare
+
+# make refresh      write patches/ from the commits in linux/
+refresh:
+	@tools/refresh
+
+# make vmtest       boot linux/ as it is and run all tests; ARGS='-c debug anon'
+vmtest:
+	@tools/vmtest $(ARGS)
+
+# make clean        remove what was built
+clean:
+	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/scratch-*
+	@if [ -d linux ]; then git -C linux worktree prune; fi
+
+# make distclean    remove the kernel tree and downloads too, but no work of yours
+distclean: clean
+	@tools/prepare discard
+	rm -rf out
+
+.PHONY: help run check check-long prepare refresh vmtest clean distclean

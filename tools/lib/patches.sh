@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh disable=SC2034,SC2154
+# Sourced after common.sh: from commits to patches and back.
+
+# A "# name: value" line of the series file.
+header() { sed -n "s/^# $1: *//p" "$series"; }
+
+# git that does not depend on the user's configuration.
+plain_git() {
+	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null git \
+		-c user.name='linux import' -c user.email=import@localhost \
+		-c core.hooksPath=/dev/null -c commit.gpgSign=false -c core.autocrlf=false "$@"
+}
+
+# apply DIR PATCH...: git am on DIR, with the same commit ids everywhere.
+apply() {
+	_dir=$1
+	shift
+	plain_git -C "$_dir" -c mailinfo.scissors=false am -q --no-gpg-sign \
+		--committer-date-is-author-date ${am_flags:+"$am_flags"} "$@"
+}
+
+# export_patches GITDIR RANGE DIR: the same bytes everywhere.
+export_patches() {
+	plain_git -C "$1" -c core.abbrev=12 -c core.quotePath=true -c diff.algorithm=default \
+		-c diff.renames=true -c diff.noprefix=false -c diff.mnemonicPrefix=false \
+		-c diff.context=3 -c diff.interHunkContext=0 -c diff.indentHeuristic=true \
+		-c diff.orderFile=/dev/null -c diff.suppressBlankEmpty=false -c format.pretty=email \
+		-c format.subjectPrefix=PATCH -c format.suffix=.patch -c format.filenameMaxLength=64 \
+		format-patch -q -N --zero-commit --no-signature --no-cover-letter --no-attach \
+		--no-thread --no-base --no-from --no-add-header --no-to --no-cc --no-notes \
+		-o "$3" "$2"
+}
+
+# same_patches DIR: do patches/ and the series file say what DIR does?
+same_patches() {
+	[ "$(patch_files)" = "$(cd "$1" && ls)" ] || return 1
+	patch_files | while read -r _f; do cmp -s "$1/$_f" "$root/patches/$_f" || exit 1; done
+}
+
+# A second work tree of the kernel repository, clean, at commit $1.
+scratch_tree() {
+	scratch=$out/scratch-${linux##*/}
+	[ -e "$scratch/.git" ] || plain_git -C "$linux" worktree add -q -f --detach "$scratch" "$1"
+	[ ! -d "$(git -C "$scratch" rev-parse --git-path rebase-apply)" ] ||
+		plain_git -C "$scratch" am --abort
+	plain_git -C "$scratch" checkout -q -f --detach "$1"
+	plain_git -C "$scratch" clean -qfdx
+}
+
+# applied_state [COMMIT]: which commit of the branch stands for which patches.
+patches_sum() {
+	patch_files | (cd "$root/patches" 2>/dev/null && xargs -r cat) | sha256sum | cut -c 1-64
+}
+applied_state() {
+	_state=$(git -C "$linux" rev-parse --absolute-git-dir)/uffd-wp-applied
+	if [ "${1:-}" ]; then
+		echo "$1 $(patches_sum)" >"$_state"
+	elif [ -e "$_state" ]; then
+		cat "$_state"
+	fi
+}
