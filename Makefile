@@ -10,15 +10,28 @@ help:
 run:
 	@tools/deps run
 	@tools/prepare
-	@tools/vmtest quick
+	@tools/vmtest anon shmem
 
-# make check        all tests that fit in a quarter of an hour or so
+# make demo         snapshots of shared memory that processes write meanwhile
+demo:
+	@tools/deps run
+	@tools/prepare
+	@tools/demo
+
+# make check        all tests that fit in three quarters of an hour
 check:
 	@tools/check
 
 # make check-long   the long ones too
 check-long:
 	@LONG=1 tools/check
+
+# make bench        count the instructions of every operation, against plain 5.10
+bench:
+	@tools/deps run
+	@tools/prepare
+	@tools/bench
+	@tools/sizes
 
 # make prepare      only make linux/ with the series applied
 prepare:
@@ -43,4 +56,4 @@ distclean: clean
 	@tools/prepare discard
 	rm -rf out
 
-.PHONY: help run check check-long prepare refresh vmtest clean distclean
+.PHONY: help run demo check check-long bench prepare refresh vmtest clean distclean

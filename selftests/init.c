@@ -64,7 +64,7 @@ static void __attribute__((noreturn)) power_off(void)
 
 static void __attribute__((noreturn)) bail_out(const char *why)
 {
-	say("Bail out! %s: %s", why, strerror(errno));
+	say("Bail out! %s%s%s", why, errno ? ": " : "", errno ? strerror(errno) : "");
 	power_off();
 }
 
@@ -166,6 +166,7 @@ static void set_up(void)
 	uname(&u);
 	say("# kernel %s, %ld cpus, nodes %s", u.release, sysconf(_SC_NPROCESSORS_ONLN),
 	    strtok(get("/sys/devices/system/node/online"), "\n") ?: "none");
+	errno = 0;
 	if (sysconf(_SC_NPROCESSORS_ONLN) != atoi(cpus ?: "2"))
 		bail_out("number of CPUs is not as asked");
 	snprintf(text, sizeof(text), "%sM", mb ?: "256");

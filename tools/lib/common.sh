@@ -40,7 +40,7 @@ step() {
 	: >"$_log"
 	setsid "$@" >"$_log" 2>&1 </dev/null &
 	_pid=$!
-	trap 'kill -TERM -- -$_pid 2>/dev/null; exit 130' INT TERM HUP
+	trap 'kill -s TERM -- "-$_pid" 2>/dev/null; exit 130' INT TERM HUP
 	while kill -0 $_pid 2>/dev/null; do
 		_t=$(($(date +%s) - _t0))
 		if [ $((_t - _said)) -ge "$step_every" ]; then
