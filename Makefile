@@ -20,10 +20,14 @@ demo:
 
 # make check        all tests that fit in three quarters of an hour
 check:
+	@tools/deps check
+	@tools/prepare
 	@tools/check
 
 # make check-long   the long ones too
 check-long:
+	@tools/deps check
+	@tools/prepare
 	@LONG=1 tools/check
 
 # make bench        count the instructions of every operation, against plain 5.10
