@@ -30,6 +30,24 @@ check-long:
 	@tools/prepare
 	@LONG=1 tools/check
 
+# make lint         checkpatch, sparse, coccicheck and so on
+lint:
+	@tools/deps lint
+	@tools/prepare
+	@tools/lint
+
+# make matrix       compile the patches in many configurations; ARGS=--all
+matrix:
+	@tools/deps lint
+	@tools/prepare
+	@tools/matrix $(ARGS)
+
+# make mutants      put defects into the kernel and see that a test catches each
+mutants:
+	@tools/deps run
+	@tools/prepare
+	@tools/mutants $(ARGS)
+
 # make bench        count the instructions of every operation, against plain 5.10
 bench:
 	@tools/deps run
@@ -60,4 +78,4 @@ distclean: clean
 	@tools/prepare discard
 	rm -rf out
 
-.PHONY: help run demo check check-long bench prepare refresh vmtest clean distclean
+.PHONY: help run demo check check-long lint matrix mutants bench prepare refresh vmtest clean distclean

@@ -58,7 +58,8 @@ kmake() {
 	_step=$1 _to=$2
 	shift 2
 	step "$_step $name" "$log/$_to-${dir##*/}.log" make -C "$out/src" "O=$dir" \
-		ARCH=x86_64 CC="$cc" HOSTCC="$cc" "LOCALVERSION=-$name" "$@" \
+		"ARCH=${arch:-x86_64}" "CROSS_COMPILE=${cross:-}" HOSTCC="$cc" \
+		"CC=${cc%gcc}${cross:-}${compiler:-gcc}" "LOCALVERSION=-$name" "$@" \
 		KBUILD_BUILD_TIMESTAMP=2026-01-01 KBUILD_BUILD_USER=uffd-wp \
 		KBUILD_BUILD_HOST=localhost
 }
