@@ -88,7 +88,6 @@ static struct shared {
 #define F_WRITE	16
 #define F_OWN	32	/* private: copied; anon: exists */
 #define F_ZERO	64	/* private: zero page */
-#define F_MPROT	128	/* mprotect() since the last clear_refs */
 
 struct map {
 	bool live, priv;	/* priv: not MAP_SHARED */
@@ -876,9 +875,6 @@ static void check_soft_dirty(struct map *m, int p)
 {
 	u64 pm;
 
-	/* mprotect() in 5.10 makes writable what it must not (fixed in 6.0). */
-	if (m->f[p] & F_MPROT)
-		return;
 	if (pread(procs[m->proc].pagemap, &pm, 8, addr_of(m, p) / PAGE * 8) != 8)
 		BAD(other, "pagemap: %s", strerror(errno));
 	if (!(pm & PM_SOFT_DIRTY) && (pm & PM_PRESENT))
@@ -1352,7 +1348,7 @@ static void op_mprotect(void)
 		BAD(other, "mprotect: %s", strerror(error));
 	range_clear(m, p, n, F_READ | F_WRITE);
 	for (int i = p; i < p + n; i++)
-		m->f[i] |= F_MPROT | (prot & PROT_READ ? F_READ : 0) | (prot & PROT_WRITE ? F_WRITE : 0);
+		m->f[i] |= (prot & PROT_READ ? F_READ : 0) | (prot & PROT_WRITE ? F_WRITE : 0);
 	check(m, p, n);
 	/* And back before long */
 	if (rnd(3) == 0)
@@ -1582,8 +1578,6 @@ static void op_clear_refs(void)
 	step("clear_refs 4 of %d", i);
 	if (write(procs[i].clear_refs, "4", 1) != 1)
 		BAD(other, "clear_refs: %s", strerror(errno));
-	for (int s = 0; s < SLOTS; s++)
-		range_clear(&maps[i * SLOTS + s], 0, nr_pages, F_MPROT);
 	check_all(NULL);
 }
 
