@@ -171,6 +171,27 @@ static void want_error(int err, bool hit, const char *what)
  * Cases: each is called in a new process with the number of the allocation that
  * is to fail, and returns whether there was one.
  */
+/* Nothing is there, tables of any level included */
+static bool protect_nothing(unsigned int n)
+{
+	u64 first;
+	bool hit;
+	int err;
+
+	len = PAGES * PAGE;
+	set_up(UFFDIO_REGISTER_MODE_WP);
+	arm(n);
+	err = uffd_wp(uffd, (u64)mem, len, true);
+	hit = disarm();
+	want_error(err, hit, "protect");
+	if (!err && count_protected(mem, PAGES, &first) != PAGES)
+		fail("protect returns 0, and page %llu is not protected", (unsigned long long)first);
+	protect(mem, PAGES, true);
+	want_protected(mem, PAGES, PAGES, "after a second try");
+	failures += !!err;
+	return hit;
+}
+
 static bool protect_holes(unsigned int n)
 {
 	u64 first, sum;
@@ -472,6 +493,7 @@ static const struct {
 	bool must_fail;		/* something that needs memory, and can say so */
 } cases[] = {
 	{ "protect", protect_holes, 0, true },
+	{ "protect, without tables", protect_nothing, 0, true },
 	{ "unprotect", unprotect, 0, false },
 	{ "faults", faults, 0, false },
 	{ "fork", fork_it, 0, true },
