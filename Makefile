@@ -20,13 +20,13 @@ demo:
 
 # make check        all tests that fit in three quarters of an hour
 check:
-	@tools/deps check
+	@tools/deps lint
 	@tools/prepare
 	@tools/check
 
 # make check-long   the long ones too
 check-long:
-	@tools/deps check
+	@tools/deps lint
 	@tools/prepare
 	@LONG=1 tools/check
 
