@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include <sys/time.h>
 #include "uffd-oracle.h"
+#include "verdict.h"
 
 #define DEBUGFS		"/sys/kernel/debug/"
 #define PGDIR		(512UL << 30)	/* what one entry of the top table maps */
@@ -27,26 +28,6 @@ static char *mem;
 static size_t len;
 static int file = -1, uffd = -1, nth = -1, pagemap = -1;
 static u64 features, tried, injected, failures;
-
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	printf("FAILED: ");
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-	fflush(stdout);
-	_exit(1);
-}
-
-static void __attribute__((noreturn)) skip(const char *why)
-{
-	printf("SKIP: %s: %s\n", why, strerror(errno));
-	fflush(stdout);
-	_exit(4);
-}
 
 static void arm(unsigned int n)
 {

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <sched.h>
 #include "uffd-oracle.h"
+#include "verdict.h"
 
 #define V2		"/sys/fs/cgroup/"
 #define PAGES		2048UL		/* 8 MiB */
@@ -23,26 +24,6 @@
 static char v1[] = "/tmp/memcg-XXXXXX";
 
 struct charges { u64 usage, shmem, swap; };
-
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	printf("FAILED: ");
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-	fflush(stdout);
-	_exit(1);
-}
-
-static void __attribute__((noreturn)) skip(const char *why)
-{
-	printf("SKIP: %s: %s\n", why, strerror(errno));
-	fflush(stdout);
-	_exit(4);
-}
 
 static char *path_of(const char *group, const char *name)
 {
