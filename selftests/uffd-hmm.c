@@ -246,6 +246,23 @@ static void migrate_file(int unused __attribute__((unused)))
 	write_event(32 + 2 * rnd(16));
 }
 
+/* A protected zero page stays where it is, the others give way to device memory. */
+static void migrate_zero(int unused __attribute__((unused)))
+{
+	set_up(true);
+	madvise(mem, PAGES * PAGE, MADV_DONTNEED);
+	check_data(0);
+	protect_even();
+	hmm(HMM_MIGRATE, 0, PAGES);
+	want(hmm(HMM_SNAPSHOT, 0, PAGES), 0, "snapshot");
+	for (u64 i = 0; i < PAGES; i++)
+		if (!(buf[0][i] & ON_DEVICE) != !(i % 2))
+			fail("page %lu after migrate: %x", i, buf[0][i]);
+	check_bits(0, 2, "after migrate");
+	write_odd();
+	write_event(2 * rnd(PAGES / 2));
+}
+
 enum { EXIT, MUNMAP, READ, PROTECT, DONTNEED, TRUNCATE, UNREGISTER, FORK };
 
 /* Private pages, in memory of the device */
@@ -332,6 +349,7 @@ static const struct {
 	{ "read of markers, swapped", read_markers, MADV_PAGEOUT, SHMEM | 1 << PRIVATE },
 	{ "write by the device", device_write, 0, SHMEM | COWED },
 	{ "migrate pages of a file", migrate_file, 0, SHMEM | 1 << PRIVATE },
+	{ "migrate zero pages", migrate_zero, 0, 1 << ANON },
 	{ "exit with device memory", device_memory, EXIT, COWED },
 	{ "read device memory", device_memory, READ, COWED },
 	{ "protect device memory", device_memory, PROTECT, COWED },
