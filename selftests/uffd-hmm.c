@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include <sys/sysmacros.h>
 #include "uffd-oracle.h"
+#include "verdict.h"
 
 #define DEVICE		"/tmp/hmm"
 #define PAGES		128UL		/* the driver goes by 64 */
@@ -28,32 +29,14 @@ struct hmm_cmd { u64 addr, ptr, npages, cpages, faults; };
 #define HMM_SNAPSHOT	_IOWR('H', 3, struct hmm_cmd)
 
 static enum kind kind;
-static const char *what;
 static char *mem, buf[PAGES][PAGE];
 static int major_nr, file, uffd, dev, pagemap;
 
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	printf("FAILED: ");
-	if (what)
-		printf("%s, %s: ", kind_name[kind], what);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-	fflush(stdout);
-	_exit(1);
-}
-
-static void __attribute__((noreturn)) skip(const char *why)
+static void __attribute__((noreturn)) lacks(const char *why)
 {
 	if (getenv("T_HMM"))
 		fail("%s: %s", why, strerror(errno));
-	printf("SKIP: %s: %s\n", why, strerror(errno));
-	fflush(stdout);
-	_exit(4);
+	skip(why);
 }
 
 static int hmm(unsigned long cmd, u64 page, u64 n)
@@ -155,7 +138,7 @@ static void set_up(bool write)
 
 	unlink(DEVICE);
 	if (mknod(DEVICE, S_IFCHR | 0600, makedev(major_nr, 0)))
-		skip("mknod");
+		lacks("mknod");
 	dev = open(DEVICE, O_RDWR | O_CLOEXEC);
 	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	file = make_file(kind, PAGES * PAGE);
@@ -163,7 +146,7 @@ static void set_up(bool write)
 		   (kind == PRIVATE || kind == ANON ? MAP_PRIVATE : MAP_SHARED), file, 0);
 	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (dev < 0 || pagemap < 0 || mem == MAP_FAILED || uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		skip("device, memory, userfaultfd");
+		lacks("device, memory, userfaultfd");
 	r.range = (struct uffdio_range){ (u64)mem, PAGES * PAGE };
 	if (ioctl(uffd, UFFDIO_REGISTER, &r))
 		fail("register: %s", strerror(errno));
@@ -373,7 +356,7 @@ int main(void)
 			major_nr = atoi(line);
 	errno = ENODEV;
 	if (!major_nr)
-		skip("CONFIG_TEST_HMM");
+		lacks("CONFIG_TEST_HMM");
 	if (!have_shmem_wp())
 		fail("no write-protect of shared memory");
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -386,7 +369,8 @@ int main(void)
 			fflush(stdout);
 			pid = fork();
 			if (!pid) {
-				what = cases[i].name;
+				snprintf(failed_in, sizeof(failed_in), "%s, %s: ", kind_name[kind],
+					 cases[i].name);
 				alarm(60);
 				cases[i].fn(cases[i].arg);
 				_exit(0);
