@@ -26,8 +26,12 @@ base_commit() {
 		die "no base kernel in $linux; run tools/prepare"
 }
 
-# The patch files, in order.
+# The patch files, in order, as SHELF/NAME.patch; and those of one shelf.
 patch_files() { sed '/^#/d;/^$/d' "$series"; }
+shelf_patches() { patch_files | sed "\\|^$1/|!d"; }
+
+# The shelves, in order; header on-base names those that need no other.
+shelves() { sed -n 's/^# -- \([^: ]*\):.*/\1/p' "$series"; }
 
 elapsed() { printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); }
 
