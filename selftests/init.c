@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Process 1 of the test guest: mounts what tests need, turns swap on, runs
- * /tests.list one line at a time and powers off.
+ * /tests.list, which tools/lib/tests has written, one line at a time and powers off.
  *
  * The kernel console is ttyS0.  Only this program writes to ttyS1: a TAP report
  * in which "> " starts a line of a test's output.  The last line is "# done N".
@@ -352,17 +352,9 @@ static void run(int nr, const char *name, char *args, int timeout, const char *f
 	say("%s %d %s # time %.1f%s", *why == ';' ? "not ok" : "ok", nr, name, t, why);
 }
 
-/* Next field of "a | b | c", without the blanks around it. */
 static char *field(char **rest)
 {
-	char *f = strsep(rest, "|"), *end;
-
-	if (!f)
-		return "";
-	f += strspn(f, " \t");
-	for (end = f + strlen(f); end > f && isspace(end[-1]); )
-		*--end = 0;
-	return f;
+	return strsep(rest, "\t\n") ?: "";
 }
 
 int main(void)
@@ -398,9 +390,8 @@ int main(void)
 		char *rest = line, *name = field(&rest), *args = field(&rest);
 		int timeout = atoi(field(&rest));
 
-		/* The pattern is for the host, and may have bars in it. */
-		rest = strrchr(rest ?: "", '|');
-		run(++nr, name, args, timeout, rest ? rest + 1 : "");
+		/* The pattern, the last field, is for the host. */
+		run(++nr, name, args, timeout, field(&rest));
 	}
 	if (!kill_all())
 		bail_out("a process can't be killed");

@@ -3,6 +3,7 @@
 # Sourced: where things are, and long steps that show they are alive.
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+root=${root%/tools}
 me=${0##*/}
 out=$root/out
 log=$out/log

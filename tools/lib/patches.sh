@@ -52,6 +52,20 @@ same_patches() {
 # title FILE: of a patch, on one line
 title() { git mailinfo /dev/null /dev/null <"$1" | sed -n 's/^Subject: //p'; }
 
+# kernel_sum COMMIT: stands for what is compiled of it
+kernel_sum() {
+	git -C "$linux" ls-tree "$1" | grep -vE '	(Documentation|tools)$' | sha256sum | cut -c 1-12
+}
+# measured_kernel KERNEL, as for tools/lib/build
+measured_kernel() {
+	case $1 in
+	series) if git -C "$linux" diff --quiet HEAD; then kernel_sum HEAD; else echo uncommitted; fi ;;
+	base) kernel_sum "$(base_commit)" ;;
+	*/*) echo "$1" ;;
+	*) kernel_sum "$1" ;;
+	esac
+}
+
 # work_tree DIR COMMIT: a work tree of the kernel repository of our own, clean.
 work_tree() {
 	[ -e "$1/.git" ] && plain_git -C "$1" rev-parse -q --verify HEAD >/dev/null 2>&1 || {
