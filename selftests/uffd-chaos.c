@@ -289,11 +289,16 @@ static void *other_mapping(void *unused)
 	return NULL;
 }
 
+static bool looking;			/* the watchdog leaves it to the monitor */
+
 static const char *look_into(u64 *progress, u64 was)
 {
 	struct stall_area a = { getpid(), uffd, (u64)mem, 2 * nr_pages, "memory" };
-	const char *why = judge_stall(&a, 1, progress, was);
+	const char *why;
 
+	store(&looking, true);
+	why = judge_stall(&a, 1, progress, was);
+	store(&looking, false);
 	total_stalls++;
 	printf("nothing has happened for %d s, and %s\n", STALL_S, why);
 	fflush(stdout);
@@ -306,7 +311,7 @@ static void *watchdog(void *unused)
 	for (;;) {
 		u64 was = load(&beats);
 
-		if (goes_on(&beats, was, STALL_S))
+		if (goes_on(&beats, was, STALL_S) || load(&looking))
 			usleep(TICK_MS * 1000);
 		else if (strcmp(look_into(&beats, was), STALL_ENDED))
 			fail("hang");
@@ -606,12 +611,12 @@ static const struct option options[] = {
 };
 
 static const char help[] =
-"  --kind K     memfd, tmpfs, huge, shanon, private; anon, which also runs on a\n"
-"               kernel that can't do the others\n"
+"  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private; anon, which also\n"
+"               runs on a kernel that can't do the others\n"
 "  --seed S     default is a random one; it is printed\n"
 "  --time SEC   default 20\n"
 "  --rounds N   stop after N snapshots\n"
-"  --pages N    pages to save, default 192, huge: 1024\n"
+"  --pages N    pages to save, default 192, tmpfs-huge: 1024\n"
 "Exit status: 0, 1 for a failure, 4 when the kernel can't do what is asked for.\n";
 
 int main(int argc, char **argv)

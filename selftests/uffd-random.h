@@ -60,7 +60,7 @@ typedef uint64_t u64;
 
 enum kind { MEMFD, TMPFS, HUGETMPFS, SHANON, PRIVATE, ANON, KINDS };
 static const char *const kind_name[KINDS] = {
-	"memfd", "tmpfs", "huge", "shanon", "private", "anon"
+	"memfd", "tmpfs", "tmpfs-huge", "shared-anon", "private", "anon"
 };
 
 /* One for all files of a program */

@@ -255,14 +255,14 @@ static const struct option options[] = {
 };
 
 static const char help[] =
-"  --kind K     memfd, tmpfs, huge, shanon, private; anon, which also runs on a\n"
-"               kernel that can't do the others; or all, one run each\n"
+"  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private; anon, which also\n"
+"               runs on a kernel that can't do the others; or all, one run each\n"
 "  --seed S     default is a random one; it is printed\n"
 "  --ops N      number of operations of a run, default 20000\n"
 "  --runs N     so many runs, with seeds S, S+1, ...\n"
 "  --time SEC   stop after this time altogether\n"
 "  --events     monitor threads; default is UFFD_FEATURE_SIGBUS, which is faster\n"
-"  --pages N    size of the file, default 160, huge: 1024\n"
+"  --pages N    size of the file, default 160, tmpfs-huge: 1024\n"
 "  --check N    compare all of pagemap after so many steps, default 8\n"
 "  --hang SEC   a step that takes longer is looked into, default 20\n"
 "  --replay     print each step before it is taken\n"
