@@ -21,10 +21,12 @@
  */
 #define _GNU_SOURCE
 #include <sys/resource.h>
-#include "uffd-oracle.h"
+#include "uffd-random.h"
+#include "stall.h"
 
 #define WRITERS		2
 #define CHAOS		2
+#define STALL_S		20
 #define LOG		(1U << 17)	/* writes of one writer that are remembered */
 #define MAX_PAGES	2048
 #define STAMP(w, k)	((u64)((w) + 1) << 48 | (k))
@@ -52,7 +54,7 @@ static struct writer {
 static char (*image)[PAGE];
 static bool saved[2 * MAX_PAGES];
 static u64 last_write[MAX_PAGES];	/* of its page, as of writer.base */
-static u64 total_writes, total_rounds, total_events, total_chaos, beats;
+static u64 total_writes, total_rounds, total_events, total_chaos, total_stalls, beats;
 
 static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt, ...)
 {
@@ -70,7 +72,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt
 	_exit(1);
 }
 
-static void __attribute__((noreturn)) skip(const char *why)
+void __attribute__((noreturn)) skip(const char *why)
 {
 	printf("SKIP: %s: %s\n", why, strerror(errno));
 	fflush(stdout);
@@ -287,22 +289,32 @@ static void *other_mapping(void *unused)
 	return NULL;
 }
 
+static bool looking;			/* the watchdog leaves it to the monitor */
+
+static const char *look_into(u64 *progress, u64 was)
+{
+	struct stall_area a = { getpid(), uffd, (u64)mem, 2 * nr_pages, "memory" };
+	const char *why;
+
+	store(&looking, true);
+	why = judge_stall(&a, 1, progress, was);
+	store(&looking, false);
+	total_stalls++;
+	printf("nothing has happened for %d s, and %s\n", STALL_S, why);
+	fflush(stdout);
+	return why;
+}
+
 static void *watchdog(void *unused)
 {
-	u64 last = 0, since = now_ms();
-
 	(void)unused;
 	for (;;) {
-		usleep(200000);
-		if (load(&beats) != last) {
-			last = load(&beats);
-			since = now_ms();
-		} else if (now_ms() - since > 60000) {
-			if (!put("/proc/sysrq-trigger", "w"))
-				perror("sysrq");
-			sleep(1);
-			fail("hang: nothing has happened for 60 s");
-		}
+		u64 was = load(&beats);
+
+		if (goes_on(&beats, was, STALL_S) || load(&looking))
+			usleep(TICK_MS * 1000);
+		else if (strcmp(look_into(&beats, was), STALL_ENDED))
+			fail("hang");
 	}
 }
 
@@ -478,6 +490,27 @@ static void snapshot(void)
 	total_rounds++;
 }
 
+/*
+ * Nothing is protected, and all that had to be woken has been.  The next snapshot
+ * would wake them once more: nobody may be waiting for that.
+ */
+static void writers_go_on(void)
+{
+	for (int i = 0; i < WRITERS; i++) {
+		struct writer *w = &writer[i];
+		u64 was = load(&w->done);
+
+		for (int t = 0; t < STALL_S * 100; t++) {
+			if (load(&w->done) != was || was + 1 - w->floor > LOG / 2)
+				break;
+			serve(10, false);
+		}
+		if (load(&w->done) == was && was + 1 - w->floor <= LOG / 2 &&
+		    strcmp(look_into(&w->done, was), STALL_ENDED))
+			fail("hang of writer %d", i);
+	}
+}
+
 static void set_up(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -542,6 +575,8 @@ static void run(void)
 	setpriority(PRIO_PROCESS, 0, -15);
 	while (total_rounds < rounds && now_ms() < end) {
 		snapshot();
+		if (rnd(4) == 0)
+			writers_go_on();
 		serve(rnd(10), false);
 	}
 	store(&stop, true);
@@ -576,12 +611,12 @@ static const struct option options[] = {
 };
 
 static const char help[] =
-"  --kind K     memfd, tmpfs, huge, shanon, private; anon, which also runs on a\n"
-"               kernel that can't do the others\n"
+"  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private; anon, which also\n"
+"               runs on a kernel that can't do the others\n"
 "  --seed S     default is a random one; it is printed\n"
 "  --time SEC   default 20\n"
 "  --rounds N   stop after N snapshots\n"
-"  --pages N    pages to save, default 192, huge: 1024\n"
+"  --pages N    pages to save, default 192, tmpfs-huge: 1024\n"
 "Exit status: 0, 1 for a failure, 4 when the kernel can't do what is asked for.\n";
 
 int main(int argc, char **argv)
@@ -626,11 +661,12 @@ int main(int argc, char **argv)
 	hurry_khugepaged(false);
 	rmdir(CGROUP);
 	printf("snapshots %llu, writes %llu, of the kernel %llu, events %llu, chaos %llu, "
-	       "swap-outs %llu, migrations %llu, splits %llu, collapses %llu, lost 0\n",
+	       "swap-outs %llu, migrations %llu, splits %llu, collapses %llu, stalls %llu, lost 0\n",
 	       (unsigned long long)total_rounds, (unsigned long long)total_writes,
 	       (unsigned long long)(writer[0].kernel + writer[1].kernel),
 	       (unsigned long long)total_events, (unsigned long long)total_chaos,
 	       (unsigned long long)counted.swapout, (unsigned long long)counted.migrated,
-	       (unsigned long long)counted.split, (unsigned long long)counted.collapsed);
+	       (unsigned long long)counted.split, (unsigned long long)counted.collapsed,
+	       (unsigned long long)total_stalls);
 	return 0;
 }

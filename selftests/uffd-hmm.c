@@ -12,7 +12,7 @@
  */
 #define _GNU_SOURCE
 #include <sys/sysmacros.h>
-#include "uffd-oracle.h"
+#include "uffd-random.h"
 #include "verdict.h"
 
 #define DEVICE		"/tmp/hmm"

@@ -16,7 +16,7 @@
  */
 #define _GNU_SOURCE
 #include <sys/time.h>
-#include "uffd-oracle.h"
+#include "uffd-random.h"
 #include "verdict.h"
 
 #define DEBUGFS		"/sys/kernel/debug/"
@@ -533,7 +533,7 @@ static int alloc(void)
 					return 1;
 				}
 			}
-			printf("%-8s %-22s %4llu allocations failed, %4llu errors\n", kind_name[kind],
+			printf("%-11s %-22s %4llu allocations failed, %4llu errors\n", kind_name[kind],
 			       cases[i].name,
 			       (unsigned long long)(shared->injected - was_injected),
 			       (unsigned long long)(shared->failures - was_failures));

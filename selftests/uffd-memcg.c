@@ -14,7 +14,7 @@
  */
 #define _GNU_SOURCE
 #include <sched.h>
-#include "uffd-oracle.h"
+#include "uffd-random.h"
 #include "verdict.h"
 
 #define V2		"/sys/fs/cgroup/"
@@ -80,7 +80,7 @@ static void move(enum kind kind, bool swapped, bool wp)
 	cpu_set_t cpu;
 	char *mem;
 
-	printf("%-8s %-8s %-14s ", kind_name[kind], swapped ? "swapped" : "cached",
+	printf("%-11s %-8s %-14s ", kind_name[kind], swapped ? "swapped" : "cached",
 	       wp ? "protected" : "not protected");
 	/* What another CPU has in a pagevec can not be swapped out. */
 	CPU_ZERO(&cpu);

@@ -21,7 +21,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt
 	_exit(1);
 }
 
-static void __attribute__((noreturn)) skip(const char *why)
+void __attribute__((noreturn)) skip(const char *why)
 {
 	printf("SKIP: %s: %s\n", why, strerror(errno));
 	fflush(stdout);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What uffd-oracle.c and uffd-chaos.c have in common: kinds of memory, random
+ * What uffd-oracle and uffd-chaos have in common: kinds of memory, random
  * numbers, counters of the kernel.
  */
 #include <errno.h>
@@ -60,15 +60,16 @@ typedef uint64_t u64;
 
 enum kind { MEMFD, TMPFS, HUGETMPFS, SHANON, PRIVATE, ANON, KINDS };
 static const char *const kind_name[KINDS] = {
-	"memfd", "tmpfs", "huge", "shanon", "private", "anon"
+	"memfd", "tmpfs", "tmpfs-huge", "shared-anon", "private", "anon"
 };
 
-static u64 rng;
+/* One for all files of a program */
+u64 rng __attribute__((weak));
 
 /* Ends the program with status 4: the kernel can not do what is asked for. */
-static void __attribute__((noreturn)) skip(const char *why);
+void __attribute__((noreturn)) skip(const char *why);
 
-static u64 rnd(u64 n)
+static inline u64 rnd(u64 n)
 {
 	rng ^= rng << 13;
 	rng ^= rng >> 7;
@@ -76,7 +77,7 @@ static u64 rnd(u64 n)
 	return n ? (rng * 0x2545f4914f6cdd1dULL >> 16) % n : 0;
 }
 
-static u64 now_ms(void)
+static inline u64 now_ms(void)
 {
 	struct timespec t;
 
@@ -84,7 +85,7 @@ static u64 now_ms(void)
 	return t.tv_sec * 1000ULL + t.tv_nsec / 1000000;
 }
 
-static bool put(const char *path, const char *text)
+static inline bool put(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
@@ -94,19 +95,25 @@ static bool put(const char *path, const char *text)
 	return ok;
 }
 
-static u64 get_number(const char *path)
+static inline char *get_text(const char *path, char *text, size_t len)
 {
-	char text[32] = "";
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, len - 1);
 
-	if (fd >= 0 && read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
 	if (fd >= 0)
 		close(fd);
-	return strtoull(text, NULL, 10);
+	text[n > 0 ? n : 0] = 0;
+	return text;
 }
 
-static u64 vmstat(const char *name)
+static inline u64 get_number(const char *path)
+{
+	char text[32];
+
+	return strtoull(get_text(path, text, sizeof(text)), NULL, 10);
+}
+
+static inline u64 vmstat(const char *name)
 {
 	char line[128];
 	size_t n = strlen(name);
@@ -121,7 +128,7 @@ static u64 vmstat(const char *name)
 	return v;
 }
 
-static int uffd_wp(int fd, u64 addr, u64 len, bool wp)
+static inline int uffd_wp(int fd, u64 addr, u64 len, bool wp)
 {
 	struct uffdio_writeprotect w = {
 		.range = { addr, len }, .mode = wp ? UFFDIO_WRITEPROTECT_MODE_WP : 0
@@ -130,7 +137,7 @@ static int uffd_wp(int fd, u64 addr, u64 len, bool wp)
 	return ioctl(fd, UFFDIO_WRITEPROTECT, &w) ? errno : 0;
 }
 
-static int make_file(enum kind k, u64 bytes)
+static inline int make_file(enum kind k, u64 bytes)
 {
 	char dir[] = "/tmp/uffd-XXXXXX", path[64];
 	int fd = -1;
@@ -165,7 +172,7 @@ static int make_file(enum kind k, u64 bytes)
 	return fd;
 }
 
-static bool have_shmem_wp(void)
+static inline bool have_shmem_wp(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_WP };
@@ -188,7 +195,7 @@ static const char *const khugepaged_knob[] = {
 };
 
 /* Let khugepaged work all the time, and later as before. */
-static __attribute__((unused)) void hurry_khugepaged(bool on)
+static inline void hurry_khugepaged(bool on)
 {
 	static u64 old[3];
 	static const char *const fast[] = { "20", "20", "8192" };
@@ -206,7 +213,7 @@ static __attribute__((unused)) void hurry_khugepaged(bool on)
 /* What the kernel has done; the first call notes where it begins. */
 static struct { u64 swapout, migrated, split, collapsed; } counted;
 
-static __attribute__((unused)) void count(bool begin)
+static inline void count(bool begin)
 {
 	u64 now[] = {
 		vmstat("pswpout"), vmstat("pgmigrate_success"),
