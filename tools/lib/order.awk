@@ -6,7 +6,7 @@
 # NEW has a line "NAME.patch<tab>TITLE" for each patch, in order.  Prints the new
 # series file, without the comments on single patches.
 
-function bare(s) { sub(/.*\//, "", s); sub(/^[0-9][0-9][0-9][0-9]-/, "", s); return s }
+function bare(s) { if (s ~ /[.]patch$/) { sub(/.*\//, "", s); sub(/^[0-9][0-9][0-9][0-9]-/, "", s) } return s }
 function stop(why) { print "refresh: " why > "/dev/stderr"; failed = 1; exit 1 }
 
 # The lines of the old series after its header: headings, and patches under them.
