@@ -21,6 +21,12 @@ fi
 
 die() { echo "$me: $*" >&2; exit 1; }
 
+# What a tool says of itself, down to its first line that is no comment.
+usage() {
+	sed -n '3,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+	exit 2
+}
+
 base_commit() {
 	git -C "$linux" rev-parse -q --verify refs/worktree/base ||
 		git -C "$linux" rev-parse -q --verify 'refs/heads/base^{commit}' ||
