@@ -301,9 +301,21 @@ static void prepare(const char *flags)
 	swap(!has_flag(flags, "no-swap"));
 }
 
+/* Does this kernel not have what the flag needs=PATH asks for? */
+static bool lacks(const char *flags, char *path, size_t size)
+{
+	const char *needs = strstr(flags, "needs=");
+
+	if (!needs)
+		return false;
+	needs += strlen("needs=");
+	snprintf(path, size, "%.*s", (int)strcspn(needs, " "), needs);
+	return access(path, F_OK);
+}
+
 static void run(int nr, const char *name, char *args, int timeout, const char *flags)
 {
-	char tty[64], why[64] = "";
+	char tty[64], why[64] = "", text[256];
 	double t0, t;
 	int fd, status = 0, late = 0;
 	pid_t pid;
@@ -311,6 +323,12 @@ static void run(int nr, const char *name, char *args, int timeout, const char *f
 	prepare(flags);
 	say("# begin %d %s", nr, name);
 	kmsg("<5>uffd-test: begin %d %s\n", nr, name);
+	if (lacks(flags, text, sizeof(text))) {
+		say("> SKIP: this kernel has no %s", text);
+		kmsg("<5>uffd-test: end %d %s\n", nr, name);
+		say("ok %d %s # time 0.0 SKIP", nr, name);
+		return;
+	}
 	fd = open_pty(tty, sizeof(tty));
 	t0 = seconds();
 	pid = start(args, tty);
