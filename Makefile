@@ -76,7 +76,7 @@ vmtest:
 
 # make clean        remove what was built
 clean:
-	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/scratch-*
+	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/alone out/scratch-*
 	@if [ -d linux ]; then git -C linux worktree prune; fi
 
 # make distclean    remove the kernel tree and downloads too, but no work of yours
