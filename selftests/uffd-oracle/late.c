@@ -208,6 +208,9 @@ static bool begin(void)
 		l->n = 1;
 		if (obstacle(m, l->p, true) != EV_WP || (m->f[l->p] & F_RMISS))
 			return false;
+		/* A private page may be copied before the event, or after it. */
+		if (m->priv && !(m->f[l->p] & F_OWN))
+			return false;
 		note("late: write %s %d", name(m), l->p);
 		sh->late_touch = (struct touch){ .addr = addr_of(m, l->p), .stamp = next_stamp++ };
 		page_was_faulted(m, l->p);
