@@ -19,6 +19,7 @@
  * A write that goes unnoticed, a page saved or mapped twice, data that is lost or
  * taken from another time: all of them break one of these rules.
  */
+#include "uffd-wp.h"
 #include "uffd-random.h"
 #include <sys/resource.h>
 #include "stall.h"

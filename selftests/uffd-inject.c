@@ -14,6 +14,7 @@
  *
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
+#include "uffd-wp.h"
 #include "uffd-random.h"
 #include <sys/time.h>
 

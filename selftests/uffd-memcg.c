@@ -12,6 +12,7 @@
  * kernel memory would be uncharged by the rules of v1, and the kernel warns.
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
+#include "uffd-wp.h"
 #include "uffd-random.h"
 
 #define V2		"/sys/fs/cgroup/"

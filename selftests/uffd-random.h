@@ -4,7 +4,6 @@
  * uffd-wp.h: the library of the tests in the tree, with kinds of memory, small
  * files, pagemap, userfaultfd, and how a program ends.
  */
-#include "uffd-wp.h"
 #include <getopt.h>
 #include <linux/futex.h>
 #include <semaphore.h>

@@ -12,6 +12,7 @@
  * be refused with EAGAIN: the client can't know what the addresses mean.  A protect
  * call between a fork() and its event, for example, would not hold in the child.
  */
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 enum what { FORK, REMAP, UNMAP, REMOVE, WRITE, WHATS };

@@ -21,6 +21,7 @@
  * Its counterpart, with threads that write while others zap, move and reclaim, is
  * uffd-chaos.c.
  */
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 #include "../stall.h"
 

@@ -2,6 +2,7 @@
 /*
  * The model, and how what the kernel does compares with it
  */
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 struct map maps[PROCS * SLOTS];

@@ -2,6 +2,7 @@
 /*
  * What a step can be
  */
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 /* A huge page may be mapped although the file ends in it: stay away from there. */

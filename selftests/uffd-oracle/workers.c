@@ -2,6 +2,7 @@
 /*
  * One process: its faults, its monitor thread, the commands it takes.
  */
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 int me;
