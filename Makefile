@@ -8,56 +8,62 @@ help:
 
 # make run          get, patch, build and boot the kernel; run the selftest on it
 run:
-	@tools/deps run
+	@tools/lib/deps run
 	@tools/prepare
 	@tools/vmtest anon shmem
 
 # make demo         snapshots of shared memory that processes write meanwhile
 demo:
-	@tools/deps run
+	@tools/lib/deps run
 	@tools/prepare
 	@tools/demo
 
 # make check        all tests that fit in three quarters of an hour
 check:
-	@tools/deps lint
+	@tools/lib/deps lint
 	@tools/prepare
 	@tools/check
 
 # make check-long   the long ones too
 check-long:
-	@tools/deps lint
+	@tools/lib/deps lint
 	@tools/prepare
 	@LONG=1 tools/check
 
 # make lint         checkpatch, sparse, coccicheck and so on
 lint:
-	@tools/deps lint
+	@tools/lib/deps lint
 	@tools/prepare
+	@tools/check scripts series apply
 	@tools/lint
 
 # make matrix       compile the patches in many configurations; ARGS=--all
 matrix:
-	@tools/deps lint
+	@tools/lib/deps lint
 	@tools/prepare
 	@tools/matrix $(ARGS)
 
 # make mutants      put defects into the kernel and see that a test catches each
 mutants:
-	@tools/deps run
+	@tools/lib/deps run
 	@tools/prepare
 	@tools/mutants $(ARGS)
 
 # make bench        count the instructions of every operation, against plain 5.10
 bench:
-	@tools/deps run
+	@tools/lib/deps run
 	@tools/prepare
 	@tools/bench
-	@tools/sizes
+	@tools/lib/sizes
+
+# make figures      write what bench and mutants have measured into Documentation/
+figures:
+	@tools/lib/figures take bench mutants
+	@tools/lib/figures write
 
 # make prepare      only make linux/ with the series applied
 prepare:
-	@tools/deps run
+	@tools/lib/deps run
 	@tools/prepare
 
 # make refresh      write patches/ from the commits in linux/
@@ -70,7 +76,7 @@ vmtest:
 
 # make clean        remove what was built
 clean:
-	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/scratch-*
+	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/alone out/scratch-*
 	@if [ -d linux ]; then git -C linux worktree prune; fi
 
 # make distclean    remove the kernel tree and downloads too, but no work of yours
@@ -78,4 +84,4 @@ distclean: clean
 	@tools/prepare discard
 	rm -rf out
 
-.PHONY: help run demo check check-long lint matrix mutants bench prepare refresh vmtest clean distclean
+.PHONY: help run demo check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean

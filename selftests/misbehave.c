@@ -2,7 +2,8 @@
 /*
  * Goes wrong in a known way, to show that the harness sees it.
  *
- * usage: misbehave print TEXT... | exit N | segv | hang | fork | kmsg TEXT... | panic
+ * usage: misbehave print TEXT... | skip TEXT... | exit N | segv | hang | fork |
+ *                  kmsg TEXT... | panic
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -27,7 +28,7 @@ int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "";
 
-	if (!strcmp(how, "print"))
+	if (!strcmp(how, "print") || !strcmp(how, "skip"))
 		put("/proc/self/fd/1", argv + 2);
 	else if (!strcmp(how, "exit"))
 		return atoi(argv[2]);
@@ -43,5 +44,5 @@ int main(int argc, char **argv)
 		for (;;)
 			if (sleep(1) == 0 && *how == 'f' && puts("still here") < 0)
 				break;
-	return 0;
+	return strcmp(how, "skip") ? 0 : 4;
 }

@@ -3,6 +3,7 @@
 # Sourced: where things are, and long steps that show they are alive.
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+root=${root%/tools}
 me=${0##*/}
 out=$root/out
 log=$out/log
@@ -20,14 +21,24 @@ fi
 
 die() { echo "$me: $*" >&2; exit 1; }
 
+# What a tool says of itself, down to its first line that is no comment.
+usage() {
+	sed -n '3,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+	exit 2
+}
+
 base_commit() {
 	git -C "$linux" rev-parse -q --verify refs/worktree/base ||
 		git -C "$linux" rev-parse -q --verify 'refs/heads/base^{commit}' ||
 		die "no base kernel in $linux; run tools/prepare"
 }
 
-# The patch files, in order.
+# The patch files, in order, as SHELF/NAME.patch; and those of one shelf.
 patch_files() { sed '/^#/d;/^$/d' "$series"; }
+shelf_patches() { patch_files | sed "\\|^$1/|!d"; }
+
+# The shelves, in order; header on-base names those that need no other.
+shelves() { sed -n 's/^# -- \([^: ]*\):.*/\1/p' "$series"; }
 
 elapsed() { printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); }
 

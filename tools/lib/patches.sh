@@ -32,20 +32,54 @@ export_patches() {
 		-o "$3" "$2"
 }
 
-# same_patches DIR: do patches/ and the series file say what DIR does?
+# The name of a patch without shelf and number: what is known of it by its title.
+bare() { sed 's|.*/||; s|^[0-9]\{4\}-||'; }
+
+# same_patches DIR: do patches/ and the series file say what DIR, as
+# export_patches leaves it, does?
 same_patches() {
-	[ "$(patch_files)" = "$(cd "$1" && ls)" ] || return 1
-	patch_files | while read -r _f; do cmp -s "$1/$_f" "$root/patches/$_f" || exit 1; done
+	[ "$(patch_files | bare)" = "$(cd "$1" && ls | bare)" ] || return 1
+	patch_files | (
+		cd "$1"
+		set -- *
+		while read -r _f; do
+			cmp "$1" "$root/patches/$_f" || exit 1
+			shift
+		done
+	)
 }
 
-# A second work tree of the kernel repository, clean, at commit $1.
+# title FILE: of a patch, on one line
+title() { git mailinfo /dev/null /dev/null <"$1" | sed -n 's/^Subject: //p'; }
+
+# kernel_sum COMMIT: stands for what is compiled of it
+kernel_sum() {
+	git -C "$linux" ls-tree "$1" | grep -vE '	(Documentation|tools)$' | sha256sum | cut -c 1-12
+}
+# measured_kernel KERNEL, as for tools/lib/build
+measured_kernel() {
+	case $1 in
+	series) if git -C "$linux" diff --quiet HEAD; then kernel_sum HEAD; else echo uncommitted; fi ;;
+	base) kernel_sum "$(base_commit)" ;;
+	*/*) echo "$1" ;;
+	*) kernel_sum "$1" ;;
+	esac
+}
+
+# work_tree DIR COMMIT: a work tree of the kernel repository of our own, clean.
+work_tree() {
+	[ -e "$1/.git" ] && plain_git -C "$1" rev-parse -q --verify HEAD >/dev/null 2>&1 || {
+		rm -rf "${1:?}"
+		plain_git -C "$linux" worktree add -q -f --detach "$1" "$2"
+	}
+	[ ! -d "$(plain_git -C "$1" rev-parse --path-format=absolute --git-path rebase-apply)" ] ||
+		plain_git -C "$1" am --abort
+	plain_git -C "$1" checkout -q -f --detach "$2"
+	plain_git -C "$1" clean -qfdx
+}
 scratch_tree() {
 	scratch=$out/scratch-${linux##*/}
-	[ -e "$scratch/.git" ] || plain_git -C "$linux" worktree add -q -f --detach "$scratch" "$1"
-	[ ! -d "$(git -C "$scratch" rev-parse --git-path rebase-apply)" ] ||
-		plain_git -C "$scratch" am --abort
-	plain_git -C "$scratch" checkout -q -f --detach "$1"
-	plain_git -C "$scratch" clean -qfdx
+	work_tree "$scratch" "$1"
 }
 
 # applied_state [COMMIT]: which commit of the branch stands for which patches.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * QEMU plugin of tools/profile: count how often each kernel instruction is
+ * QEMU plugin of tools/lib/profile: count how often each kernel instruction is
  * executed from one address of the guest to another, the last time around.
  *
  * start=HEX, stop=HEX   instructions of the program at which to begin and end
