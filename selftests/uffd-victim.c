@@ -9,22 +9,7 @@
  *
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <linux/userfaultfd.h>
-#include "verdict.h"
+#include "uffd-wp.h"
 
 #define CGROUP	"/sys/fs/cgroup/uffd-victim/"
 #define HOLES	(128UL << 30)
