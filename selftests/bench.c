@@ -440,6 +440,32 @@ static void row_wp_unregister(void)
 	stop();
 }
 
+/* The end of a registration through which nothing was protected: for all of the range */
+static void whole_range(void)
+{
+	per = 1;
+	unit = "insn";
+}
+
+static void row_reg_unregister(void)
+{
+	struct uffdio_range r = { (uintptr_t)mem, size };
+
+	start();
+	check(!ioctl(uffd, UFFDIO_UNREGISTER, &r), "UFFDIO_UNREGISTER");
+	stop();
+	whole_range();
+}
+
+static void row_reg_close(void)
+{
+	start();
+	close(uffd);
+	stop();
+	uffd = -1;
+	whole_range();
+}
+
 static void row_wp_munmap(void)
 {
 	wp(true);
@@ -719,6 +745,8 @@ static const struct row {
 	{ "reg-write-refault", row_write_refault, SHMEM | WP },
 	{ "reg-write-after-read", row_write_after_read, SHMEM | WP },
 	{ "reg-soft-dirty-write", row_soft_dirty, SHMEM | WP },
+	{ "reg-unregister", row_reg_unregister, BOTH | WP },
+	{ "reg-close", row_reg_close, BOTH | WP },
 	{ "wp-write-after", row_wp_write_after, BOTH | WP },
 	{ "wp-protect", row_wp_protect, BOTH | WP },
 	{ "wp-unprotect", row_wp_unprotect, BOTH | WP },

@@ -38,7 +38,7 @@ static inline void print_file(const char *indent, const char *path, bool one_lin
 {
 	static char text[8192];
 
-	get_text(path, text, sizeof(text));
+	read_file(path, text, sizeof(text));
 	for (char *l = strtok(text, "\n"); l; l = strtok(NULL, "\n"))
 		printf("%s%s%s", indent, l, one_line ? "" : "\n");
 }
@@ -89,8 +89,8 @@ static inline void print_pagemap(const struct stall_area *a)
 			pm = 0;
 		pm &= PM_PRESENT | PM_SWAP | PM_UFFD_WP | PM_SOFT_DIRTY;
 		if (p && (pm != last || p == a->pages)) {
-			printf("  pages %llu-%llu:%s%s%s%s\n", (unsigned long long)from,
-			       (unsigned long long)p - 1, last & PM_PRESENT ? " present" : "",
+			printf("  pages %llu-%llu:%s%s%s%s\n", from,
+			       p - 1, last & PM_PRESENT ? " present" : "",
 			       last & PM_SWAP ? " swap" : "", last & PM_UFFD_WP ? " wp" : "",
 			       last & PM_SOFT_DIRTY ? " soft-dirty" : "");
 			from = p;
@@ -118,13 +118,13 @@ static inline const char *judge_stall(const struct stall_area *a, int n, u64 *pr
 	char path[64];
 
 	printf("STALL: all tasks are in the kernel log\n");
-	put(tasks, "t");
+	write_file(tasks, "t");
 	for (int i = 0; i < n; i++) {
 		int fd = a[i].uffd < 0 ? -1 : borrow_fd(a[i].pid, a[i].uffd);
 		struct pollfd p = { fd, POLLIN, 0 };
 
 		printf(" %s: process %d, %llx, uffd %d, poll says %s\n", a[i].name, a[i].pid,
-		       (unsigned long long)a[i].addr, a[i].uffd, fd < 0 ? "nothing" :
+		       a[i].addr, a[i].uffd, fd < 0 ? "nothing" :
 		       poll(&p, 1, 0) > 0 ? "unread" : "all read");
 		sprintf(path, "/proc/%d/fdinfo/%d", a[i].pid, a[i].uffd);
 		if (a[i].uffd >= 0)

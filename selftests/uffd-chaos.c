@@ -19,22 +19,22 @@
  * A write that goes unnoticed, a page saved or mapped twice, data that is lost or
  * taken from another time: all of them break one of these rules.
  */
-#define _GNU_SOURCE
-#include <sys/resource.h>
+#include "uffd-wp.h"
 #include "uffd-random.h"
+#include <sys/resource.h>
 #include "stall.h"
 
 #define WRITERS		2
 #define CHAOS		2
 #define STALL_S		20
 #define LOG		(1U << 17)	/* writes of one writer that are remembered */
-#define MAX_PAGES	2048
+#define MAX_SAVED	2048
 #define STAMP(w, k)	((u64)((w) + 1) << 48 | (k))
 #define NUMBER(s)	((s) & ((1ULL << 48) - 1))
 
 struct record { u64 begin, end; unsigned int page; };
 
-static enum kind kind = MEMFD;
+static enum mem kind = MEMFD;
 static u64 seed, nr_pages, rounds = ~0ULL, seconds = 20;
 static bool patched, priv;
 static char *mem;			/* nr_pages of data, as many to punch */
@@ -52,39 +52,19 @@ static struct writer {
 } writer[WRITERS];
 
 static char (*image)[PAGE];
-static bool saved[2 * MAX_PAGES];
-static u64 last_write[MAX_PAGES];	/* of its page, as of writer.base */
+static bool saved[2 * MAX_SAVED];
+static u64 last_write[MAX_SAVED];	/* of its page, as of writer.base */
 static u64 total_writes, total_rounds, total_events, total_chaos, total_stalls, beats;
 
-static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	printf("FAILED: round %llu, seed %llu, kind %s: ", (unsigned long long)total_rounds,
-	       (unsigned long long)seed, kind_name[kind]);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	printf("\n");
-	fflush(stdout);
-	if (helper > 0)
-		kill(helper, SIGKILL);
-	_exit(1);
-}
-
-void __attribute__((noreturn)) skip(const char *why)
-{
-	printf("SKIP: %s: %s\n", why, strerror(errno));
-	fflush(stdout);
-	_exit(4);
-}
+#define fail(fmt, ...)	fail("round %llu, seed %llu, kind %s: " fmt, total_rounds, seed, \
+			     kind_name[kind], ##__VA_ARGS__)
 
 static u64 ticket(void)
 {
 	return add(&tickets, 1);
 }
 
-static u64 *word(u64 page, bool tail)
+static u64 *stamp_at(u64 page, bool tail)
 {
 	return (u64 *)(mem + page * PAGE + (tail ? TAIL : 0));
 }
@@ -114,7 +94,7 @@ static void *write_pages(void *arg)
 		l->begin = ticket();
 		if (r >> 60 == 15) {
 			/* By the kernel, head and tail one after the other too */
-			struct iovec iov[2] = { { word(page, true), 8 }, { word(page, false), 8 } };
+			struct iovec iov[2] = { { stamp_at(page, true), 8 }, { stamp_at(page, false), 8 } };
 			u64 pair[2] = { stamp, stamp };
 
 			if (pwrite(w->source, pair, 16, 0) != 16 ||
@@ -122,8 +102,8 @@ static void *write_pages(void *arg)
 				fail("preadv: %s", strerror(errno));
 			w->kernel++;
 		} else {
-			store(word(page, true), stamp);
-			store(word(page, false), stamp);
+			store(stamp_at(page, true), stamp);
+			store(stamp_at(page, false), stamp);
 		}
 		l->end = ticket();
 		store(&w->done, k);
@@ -144,8 +124,8 @@ static void range_of(u64 *p, u64 *n, u64 pages)
 /* One piece of trouble with the mapping that is watched, or with its file */
 static void trouble(void)
 {
-	static void *addr[CHAOS + 2][2 * MAX_PAGES];
-	static int nodes[2][2 * MAX_PAGES], status[2 * MAX_PAGES];
+	static void *addr[CHAOS + 2][2 * MAX_SAVED];
+	static int nodes[2][2 * MAX_SAVED], status[2 * MAX_SAVED];
 	static unsigned int turn;
 	void **a = addr[add(&turn, 1) % (CHAOS + 2)];
 	u64 p, n, all = 2 * nr_pages;
@@ -208,11 +188,11 @@ static void trouble(void)
 		break;
 	case 17:
 		if (rnd(16) == 0)
-			put("/proc/sys/vm/compact_memory", "1");
+			write_file("/proc/sys/vm/compact_memory", "1");
 		break;
 	case 18:
-		if (kind == HUGETMPFS && rnd(16) == 0)
-			put("/sys/kernel/debug/split_huge_pages", "1");
+		if (kind == HUGE && rnd(16) == 0)
+			write_file("/sys/kernel/debug/split_huge_pages", "1");
 		break;
 	case 19: {
 		u64 now = get_number(CGROUP "memory.current");
@@ -220,10 +200,10 @@ static void trouble(void)
 
 		if (rnd(4))
 			break;
-		sprintf(text, "%llu", (unsigned long long)(now - (1 + rnd(64)) * PAGE));
+		sprintf(text, "%llu", now - (1 + rnd(64)) * PAGE);
 		if (now)
-			put(CGROUP "memory.high", text);
-		put(CGROUP "memory.high", "max");
+			write_file(CGROUP "memory.high", text);
+		write_file(CGROUP "memory.high", "max");
 	} }
 	add(&total_chaos, 1);
 }
@@ -246,16 +226,12 @@ static void use_other_mapping(bool *until)
 	volatile char c = 0;
 
 	while (!load(until)) {
-		struct uffdio_api api = { .api = UFFD_API };
-		struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_WP };
-		int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+		int fd = uffd_open(0);
 		char *m = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 
-		if (m == MAP_FAILED || fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		if (m == MAP_FAILED)
 			fail("other mapping: %s", strerror(errno));
-		r.range = (struct uffdio_range){ (u64)m, len };
-		if (ioctl(fd, UFFDIO_REGISTER, &r))
-			fail("other mapping, register: %s", strerror(errno));
+		reg(fd, m, len, REG_WP);
 		for (int i = rnd(100); i >= 0 && !load(until); i--) {
 			range_of(&p, &n, nr_pages);
 			switch (rnd(5)) {
@@ -274,7 +250,7 @@ static void use_other_mapping(bool *until)
 			usleep(rnd(1000));
 		}
 		if (rnd(2))
-			ioctl(fd, UFFDIO_UNREGISTER, &r.range);
+			unreg(fd, m, len);
 		if (rnd(2))
 			close(fd), munmap(m, len);
 		else
@@ -321,13 +297,13 @@ static void *watchdog(void *unused)
 /*
  * The snapshot
  */
-static void protect(u64 p, u64 n, bool wp)
+static void wp_pages(u64 p, u64 n, bool wp)
 {
 	int err = uffd_wp(uffd, (u64)mem + p * PAGE, n * PAGE, wp);
 
 	if (err)
-		fail("%sprotect %llu+%llu: %s", wp ? "" : "un", (unsigned long long)p,
-		     (unsigned long long)n, strerror(err));
+		fail("%sprotect %llu+%llu: %s", wp ? "" : "un", p,
+		     n, strerror(err));
 }
 
 static void save(u64 p)
@@ -359,11 +335,11 @@ static bool serve(int timeout, bool saving)
 			if (msg[i].event != UFFD_EVENT_PAGEFAULT || page >= 2 * nr_pages ||
 			    !(msg[i].arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP))
 				fail("event %u for page %llu, flags %llx", msg[i].event,
-				     (unsigned long long)page,
-				     (unsigned long long)msg[i].arg.pagefault.flags);
+				     page,
+				     msg[i].arg.pagefault.flags);
 			if (saving)
 				save(page);
-			protect(page, 1, false);
+			wp_pages(page, 1, false);
 			total_events++;
 		}
 		any = true;
@@ -388,7 +364,7 @@ static void advance_base(void)
 
 static void verify(u64 before, u64 after)
 {
-	static u64 next[MAX_PAGES];
+	static u64 next[MAX_SAVED];
 	u64 lo_begin[WRITERS], missing_end[WRITERS];
 
 	for (int i = 0; i < WRITERS; i++) {
@@ -400,14 +376,14 @@ static void verify(u64 before, u64 after)
 
 			if (head && head != STAMP(i, k))
 				fail("page %llu has %llx, never written there",
-				     (unsigned long long)p, (unsigned long long)head);
+				     p, head);
 			if (k < last_write[p])
 				fail("page %llu of writer %d has write %llu, and had %llu",
-				     (unsigned long long)p, i, (unsigned long long)k,
-				     (unsigned long long)last_write[p]);
+				     p, i, k,
+				     last_write[p]);
 			if (k > done + 1 || (k > w->base && w->log[k % LOG].page != p))
 				fail("page %llu of writer %d has write %llu, of another page",
-				     (unsigned long long)p, i, (unsigned long long)k);
+				     p, i, k);
 			if (k > lo)
 				lo = k;
 			next[p] = 0;
@@ -427,22 +403,22 @@ static void verify(u64 before, u64 after)
 			/* The tail is written first. */
 			if (tail != head && (!next[p] || tail != STAMP(i, next[p])) &&
 			    tail != STAMP(i, done + 1))
-				fail("page %llu is torn: %llx and %llx", (unsigned long long)p,
-				     (unsigned long long)head, (unsigned long long)tail);
+				fail("page %llu is torn: %llx and %llx", p,
+				     head, tail);
 		}
 		if (missing < lo)
 			fail("writer %d: write %llu (page %u) is missing, write %llu (page %u) is not",
-			     i, (unsigned long long)missing, w->log[missing % LOG].page,
-			     (unsigned long long)lo, w->log[lo % LOG].page);
+			     i, missing, w->log[missing % LOG].page,
+			     lo, w->log[lo % LOG].page);
 		/* Older ones were verified before, or are out of the question. */
 		lo_begin[i] = lo > w->base ? w->log[lo % LOG].begin : 0;
 		missing_end[i] = missing == ~0ULL ? ~0ULL : w->log[missing % LOG].end;
 		if (missing_end[i] < before)
 			fail("writer %d: write %llu (page %u) ended before, and is missing", i,
-			     (unsigned long long)missing, w->log[missing % LOG].page);
+			     missing, w->log[missing % LOG].page);
 		if (lo_begin[i] > after)
 			fail("writer %d: write %llu (page %u) began after, and is not missing", i,
-			     (unsigned long long)lo, w->log[lo % LOG].page);
+			     lo, w->log[lo % LOG].page);
 	}
 	for (int i = 0; i < WRITERS; i++)
 		for (int j = 0; j < WRITERS; j++)
@@ -459,15 +435,15 @@ static void snapshot(void)
 	memset(saved, 0, sizeof(saved));
 	before = ticket();
 	if (rnd(3)) {
-		protect(0, rnd(2) ? all : nr_pages, true);
+		wp_pages(0, rnd(2) ? all : nr_pages, true);
 	} else {
 		/* In pieces, and not in order: nobody is served meanwhile. */
 		u64 piece = 1 + rnd(nr_pages), from = rnd(nr_pages / piece + 1) * piece;
 
 		for (p = from; p < nr_pages; p += piece)
-			protect(p, p + piece > nr_pages ? nr_pages - p : piece, true);
+			wp_pages(p, p + piece > nr_pages ? nr_pages - p : piece, true);
 		for (p = 0; p < from; p += piece)
-			protect(p, p + piece > nr_pages ? nr_pages - p : piece, true);
+			wp_pages(p, p + piece > nr_pages ? nr_pages - p : piece, true);
 	}
 	after = ticket();
 	for (p = rnd(nr_pages); todo; ) {
@@ -477,13 +453,13 @@ static void snapshot(void)
 		for (n = 1 + rnd(32), done = 0; done < n && todo && p + done < nr_pages; done++, todo--)
 			save(p + done);
 		if (rnd(2))
-			protect(p, done, false);
+			wp_pages(p, done, false);
 		p = (p + done) % nr_pages;
 	}
 	for (p = 0; p < nr_pages; p++)
 		if (!saved[p])
-			fail("page %llu not saved", (unsigned long long)p);
-	protect(0, all, false);
+			fail("page %llu not saved", p);
+	wp_pages(0, all, false);
 	while (serve(0, false))
 		;
 	verify(before, after);
@@ -513,11 +489,9 @@ static void writers_go_on(void)
 
 static void set_up(void)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_WP };
 	u64 len = 2 * nr_pages * PAGE;
 	/* Huge pages want to be aligned, the others to be across page tables. */
-	char *at = (char *)0x100000000000ULL + (kind == HUGETMPFS ? 0 : HUGE - nr_pages / 2 * PAGE);
+	char *at = (char *)0x100000000000ULL + (kind == HUGE ? 0 : HUGE_SIZE - nr_pages / 2 * PAGE);
 
 	priv = kind == ANON || kind == PRIVATE;
 	file = make_file(kind, len);
@@ -525,38 +499,34 @@ static void set_up(void)
 		   (kind == ANON ? MAP_ANONYMOUS : 0), file, 0);
 	image = malloc(nr_pages * PAGE);
 	if (mem == MAP_FAILED || !image)
-		skip("memory");
+		skip("memory: %s", strerror(errno));
 	if (kind == ANON)
 		madvise(mem, len, MADV_NOHUGEPAGE);
-	if (kind == HUGETMPFS)
+	if (kind == HUGE)
 		madvise(mem, len, MADV_HUGEPAGE);
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		skip("userfaultfd");
-	r.range = (struct uffdio_range){ (u64)mem, len };
-	if (ioctl(uffd, UFFDIO_REGISTER, &r))
-		skip("write-protect of this kind of memory");
+	uffd = uffd_open(0);
+	reg(uffd, mem, len, REG_WP);
 	/* Anonymous memory is protected only where there is some. */
 	for (u64 p = 0; p < nr_pages; p++)
 		if (kind == ANON)
-			*word(p, false) = 0;
+			*stamp_at(p, false) = 0;
 	for (int i = 0; i < WRITERS; i++) {
 		writer[i].log = calloc(LOG, sizeof(struct record));
 		writer[i].source = memfd_create("stamp", MFD_CLOEXEC);
 		if (!writer[i].log || writer[i].source < 0)
-			skip("memory");
+			skip("memory: %s", strerror(errno));
 	}
 }
 
 static void run(void)
 {
 	pthread_t t, w[WRITERS], c[CHAOS], o;
-	u64 end = now_ms() + seconds * 1000;
+	long long end = now_ms() + seconds * 1000;
 	bool never = false;
 
 	rng = seed * 0x9e3779b97f4a7c15ULL + kind + 1;
 	set_up();
-	put(CGROUP "cgroup.procs", "0");
+	write_file(CGROUP "cgroup.procs", "0");
 	if (kind != ANON) {
 		helper = fork();
 		if (!helper) {
@@ -596,13 +566,13 @@ static void run(void)
 	}
 	advance_base();
 	for (u64 p = 0; p < nr_pages; p++)
-		if (NUMBER(*word(p, false)) != last_write[p])
+		if (NUMBER(*stamp_at(p, false)) != last_write[p])
 			fail("in the end page %llu has write %llu, and had %llu",
-			     (unsigned long long)p, (unsigned long long)NUMBER(*word(p, false)),
-			     (unsigned long long)last_write[p]);
+			     p, NUMBER(*stamp_at(p, false)),
+			     last_write[p]);
 	for (int i = 0; i < WRITERS; i++)
 		total_writes += writer[i].done;
-	put("/sys/fs/cgroup/cgroup.procs", "0");
+	write_file("/sys/fs/cgroup/cgroup.procs", "0");
 }
 
 static const struct option options[] = {
@@ -631,9 +601,9 @@ int main(int argc, char **argv)
 		case 't': seconds = strtoull(optarg, NULL, 0); break;
 		case 'r': rounds = strtoull(optarg, NULL, 0); break;
 		case 'k':
-			for (kind = 0; kind < KINDS && strcmp(kind_name[kind], optarg); kind++)
+			for (kind = 0; kind < NR_KINDS && strcmp(kind_name[kind], optarg); kind++)
 				;
-			if (kind < KINDS)
+			if (kind < NR_KINDS)
 				break;
 			/* fall through */
 		default:
@@ -643,15 +613,15 @@ int main(int argc, char **argv)
 	}
 	if (!seeded)
 		seed = now_ms() * 1000003 % 1000000007;
-	nr_pages = nr_pages ?: kind == HUGETMPFS ? 1024 : 192;
-	if (nr_pages > MAX_PAGES)
-		nr_pages = MAX_PAGES;
-	patched = have_shmem_wp();
+	nr_pages = nr_pages ?: kind == HUGE ? 1024 : 192;
+	if (nr_pages > MAX_SAVED)
+		nr_pages = MAX_SAVED;
+	patched = begin_test();
 	if (!patched && kind != ANON) {
 		errno = EOPNOTSUPP;
-		skip("write-protect of shared memory");
+		skip("write-protect of shared memory: %s", strerror(errno));
 	}
-	printf("seed %llu, kind %s\n", (unsigned long long)seed, kind_name[kind]);
+	printf("seed %llu, kind %s\n", seed, kind_name[kind]);
 	fflush(stdout);
 	mkdir(CGROUP, 0755);
 	hurry_khugepaged(true);
@@ -662,11 +632,11 @@ int main(int argc, char **argv)
 	rmdir(CGROUP);
 	printf("snapshots %llu, writes %llu, of the kernel %llu, events %llu, chaos %llu, "
 	       "swap-outs %llu, migrations %llu, splits %llu, collapses %llu, stalls %llu, lost 0\n",
-	       (unsigned long long)total_rounds, (unsigned long long)total_writes,
-	       (unsigned long long)(writer[0].kernel + writer[1].kernel),
-	       (unsigned long long)total_events, (unsigned long long)total_chaos,
-	       (unsigned long long)counted.swapout, (unsigned long long)counted.migrated,
-	       (unsigned long long)counted.split, (unsigned long long)counted.collapsed,
-	       (unsigned long long)total_stalls);
+	       total_rounds, total_writes,
+	       (writer[0].kernel + writer[1].kernel),
+	       total_events, total_chaos,
+	       counted.swapout, counted.migrated,
+	       counted.split, counted.collapsed,
+	       total_stalls);
 	return 0;
 }

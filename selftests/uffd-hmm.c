@@ -10,10 +10,9 @@
  *
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
-#define _GNU_SOURCE
-#include <sys/sysmacros.h>
+#include "uffd-wp.h"
 #include "uffd-random.h"
-#include "verdict.h"
+#include <sys/sysmacros.h>
 
 #define DEVICE		"/tmp/hmm"
 #define PAGES		128UL		/* the driver goes by 64 */
@@ -28,15 +27,18 @@ struct hmm_cmd { u64 addr, ptr, npages, cpages, faults; };
 #define HMM_MIGRATE	_IOWR('H', 2, struct hmm_cmd)
 #define HMM_SNAPSHOT	_IOWR('H', 3, struct hmm_cmd)
 
-static enum kind kind;
+static char failed_in[80];	/* what a failure begins with, if not empty */
+#define fail(fmt, ...)	fail("%s" fmt, failed_in, ##__VA_ARGS__)
+
+static enum mem kind;
 static char *mem, buf[PAGES][PAGE];
-static int major_nr, file, uffd, dev, pagemap;
+static int major_nr, file, uffd, dev;
 
 static void __attribute__((noreturn)) lacks(const char *why)
 {
 	if (getenv("T_HMM"))
 		fail("%s: %s", why, strerror(errno));
-	skip(why);
+	skip("%s: %s", why, strerror(errno));
 }
 
 static int hmm(unsigned long cmd, u64 page, u64 n)
@@ -54,7 +56,7 @@ static void want(int have, int err, const char *op)
 		fail("%s: %s, not %s", op, strerror(have), strerror(err));
 }
 
-static void protect(u64 page, u64 n, bool wp)
+static void wp_pages(u64 page, u64 n, bool wp)
 {
 	want(uffd_wp(uffd, (u64)AT(page), n * PAGE, wp), 0, wp ? "protect" : "unprotect");
 }
@@ -62,7 +64,7 @@ static void protect(u64 page, u64 n, bool wp)
 static void protect_even(void)
 {
 	for (u64 i = 0; i < PAGES; i += 2)
-		protect(i, 1, true);
+		wp_pages(i, 1, true);
 }
 
 /* Every step-th page is protected, beginning with first; step 0: none. */
@@ -70,13 +72,12 @@ static void check_bits(u64 first, u64 step, const char *when)
 {
 	u64 pm[PAGES];
 
-	if (pread(pagemap, pm, sizeof(pm), (u64)mem / PAGE * 8) != sizeof(pm))
-		fail("pagemap: %s", strerror(errno));
+	pagemap_read(mem, PAGES, pm);
 	for (u64 i = 0; i < PAGES; i++) {
 		bool wp = step && i % step == first;
 
 		if (!!(pm[i] & PM_UFFD_WP) != wp)
-			fail("%s: page %lu is %sprotected", when, i, wp ? "not " : "");
+			fail("%s: page %llu is %sprotected", when, i, wp ? "not " : "");
 	}
 }
 
@@ -103,15 +104,15 @@ static void write_event(u64 page)
 
 	pthread_create(&t, NULL, write_page, AT(page));
 	if (poll(&p, 1, 10000) != 1 || read(uffd, &msg, sizeof(msg)) != sizeof(msg))
-		fail("no event for a write to page %lu", page);
+		fail("no event for a write to page %llu", page);
 	if (msg.event != UFFD_EVENT_PAGEFAULT || (msg.arg.pagefault.address & -PAGE) != (u64)AT(page) ||
 	    !(msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP))
-		fail("wrong event for a write to page %lu", page);
+		fail("wrong event for a write to page %llu", page);
 	no_event("after an event");
-	protect(page, 1, false);
+	wp_pages(page, 1, false);
 	pthread_join(t, NULL);
 	if (*(u64 *)AT(page) != 77)
-		fail("a write to page %lu is lost", page);
+		fail("a write to page %llu is lost", page);
 }
 
 /* The others have none. */
@@ -127,29 +128,23 @@ static void check_data(u64 first)
 {
 	for (u64 i = 0; i < PAGES; i++)
 		if (*(volatile u64 *)AT(i) != (i < first ? VALUE(i) : 0))
-			fail("page %lu has %lx", i, *(u64 *)AT(i));
+			fail("page %llu has %llx", i, *(u64 *)AT(i));
 }
 
 /* Write all pages, or read them: then the last 16 are holes. */
 static void set_up(bool write)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_WP };
-
 	unlink(DEVICE);
 	if (mknod(DEVICE, S_IFCHR | 0600, makedev(major_nr, 0)))
 		lacks("mknod");
 	dev = open(DEVICE, O_RDWR | O_CLOEXEC);
-	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	file = make_file(kind, PAGES * PAGE);
 	mem = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, (kind == ANON ? MAP_ANONYMOUS : 0) |
 		   (kind == PRIVATE || kind == ANON ? MAP_PRIVATE : MAP_SHARED), file, 0);
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (dev < 0 || pagemap < 0 || mem == MAP_FAILED || uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		lacks("device, memory, userfaultfd");
-	r.range = (struct uffdio_range){ (u64)mem, PAGES * PAGE };
-	if (ioctl(uffd, UFFDIO_REGISTER, &r))
-		fail("register: %s", strerror(errno));
+	if (dev < 0 || mem == MAP_FAILED)
+		lacks("device, memory");
+	uffd = uffd_open(0);
+	reg(uffd, mem, PAGES * PAGE, REG_WP);
 	for (u64 i = 0; i < (write ? PAGES : PAGES - 16); i++) {
 		u64 v = VALUE(i);
 
@@ -158,7 +153,7 @@ static void set_up(bool write)
 		if (write)
 			*(volatile u64 *)AT(i) = v;
 		else if (*(volatile u64 *)AT(i) != v)
-			fail("page %lu", i);
+			fail("page %llu", i);
 	}
 }
 
@@ -166,7 +161,7 @@ static void set_up(bool write)
 static void read_markers(int advice)
 {
 	set_up(false);
-	protect(0, PAGES, true);
+	wp_pages(0, PAGES, true);
 	if (madvise(mem, PAGES * PAGE, advice) || madvise(mem, PAGES * PAGE, MADV_DONTNEED))
 		fail("madvise: %s", strerror(errno));
 	want(hmm(HMM_SNAPSHOT, 0, PAGES), 0, "snapshot");
@@ -177,7 +172,7 @@ static void read_markers(int advice)
 	want(hmm(HMM_READ, 0, PAGES), 0, "read");
 	for (u64 i = 0; i < PAGES; i++)
 		if (*(u64 *)buf[i] != (i < PAGES - 16 ? VALUE(i) : 0))
-			fail("the device reads %lx in page %lu", *(u64 *)buf[i], i);
+			fail("the device reads %llx in page %llu", *(u64 *)buf[i], i);
 	no_event("read by the device");
 	check_bits(0, 1, "after a read");
 	write_event(5);
@@ -203,12 +198,12 @@ static void device_write(int unused __attribute__((unused)))
 		*(u64 *)buf[i] = VALUE(i);
 		want(hmm(HMM_WRITE, i, 1), 0, "write");
 	}
-	protect(0, PAGES, true);
+	wp_pages(0, PAGES, true);
 	memset(buf, 0, sizeof(buf));
 	for (u64 i = 0; i < PAGES; i++)
 		want(hmm(HMM_WRITE, i, 1), EFAULT, "write after protect");
 	check_data(PAGES);
-	protect(0, PAGES, false);
+	wp_pages(0, PAGES, false);
 	want(hmm(HMM_WRITE, 0, PAGES), 0, "write after unprotect");
 	check_data(0);
 	no_event("in the end");
@@ -240,7 +235,7 @@ static void migrate_zero(int unused __attribute__((unused)))
 	want(hmm(HMM_SNAPSHOT, 0, PAGES), 0, "snapshot");
 	for (u64 i = 0; i < PAGES; i++)
 		if (!(buf[0][i] & ON_DEVICE) != !(i % 2))
-			fail("page %lu after migrate: %x", i, buf[0][i]);
+			fail("page %llu after migrate: %x", i, buf[0][i]);
 	check_bits(0, 2, "after migrate");
 	write_odd();
 	write_event(2 * rnd(PAGES / 2));
@@ -262,7 +257,7 @@ static void device_memory(int op)
 	want(hmm(HMM_SNAPSHOT, 0, PAGES), 0, "snapshot");
 	for (u64 i = 0; i < PAGES; i++)
 		if (!(buf[0][i] & ON_DEVICE) || !(buf[0][i] & 2) != !(i % 2))
-			fail("page %lu on the device: %x", i, buf[0][i]);
+			fail("page %llu on the device: %x", i, buf[0][i]);
 	check_bits(0, 2, "on the device");
 	switch (op) {
 	case MUNMAP:
@@ -275,10 +270,10 @@ static void device_memory(int op)
 		check_bits(0, 2, "after a read");
 		break;
 	case PROTECT:
-		protect(0, PAGES, true);
+		wp_pages(0, PAGES, true);
 		check_bits(0, 1, "protected on the device");
 		for (u64 i = 1; i < PAGES; i += 2)
-			protect(i, 1, false);
+			wp_pages(i, 1, false);
 		check_bits(0, 2, "unprotected on the device");
 		break;
 	case DONTNEED:
@@ -303,7 +298,6 @@ static void device_memory(int op)
 	case FORK:
 		pid = fork();
 		if (!pid) {
-			pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 			check_bits(0, 0, "in a child");
 			for (u64 i = 0; i < PAGES / 2; i++)
 				*(volatile u64 *)AT(i) = VALUE(i);
@@ -326,18 +320,17 @@ static const struct {
 	int arg;
 	unsigned int kinds;
 } cases[] = {
-#define SHMEM	(1 << MEMFD | 1 << TMPFS | 1 << SHANON)
-#define COWED	(1 << PRIVATE | 1 << ANON)
-	{ "read of markers", read_markers, MADV_NORMAL, SHMEM | 1 << PRIVATE },
-	{ "read of markers, swapped", read_markers, MADV_PAGEOUT, SHMEM | 1 << PRIVATE },
-	{ "write by the device", device_write, 0, SHMEM | COWED },
-	{ "migrate pages of a file", migrate_file, 0, SHMEM | 1 << PRIVATE },
-	{ "migrate zero pages", migrate_zero, 0, 1 << ANON },
+#define COWED	(K(PRIVATE) | K(ANON))
+	{ "read of markers", read_markers, MADV_NORMAL, SHMEM },
+	{ "read of markers, swapped", read_markers, MADV_PAGEOUT, SHMEM },
+	{ "write by the device", device_write, 0, ALL_SMALL },
+	{ "migrate pages of a file", migrate_file, 0, SHMEM },
+	{ "migrate zero pages", migrate_zero, 0, K(ANON) },
 	{ "exit with device memory", device_memory, EXIT, COWED },
 	{ "read device memory", device_memory, READ, COWED },
 	{ "protect device memory", device_memory, PROTECT, COWED },
 	{ "dontneed device memory", device_memory, DONTNEED, COWED },
-	{ "truncate device memory", device_memory, TRUNCATE, 1 << PRIVATE },
+	{ "truncate device memory", device_memory, TRUNCATE, K(PRIVATE) },
 	{ "unregister device memory", device_memory, UNREGISTER, COWED },
 	{ "fork device memory", device_memory, FORK, COWED },
 	{ "munmap device memory", device_memory, MUNMAP, COWED },
@@ -357,14 +350,14 @@ int main(void)
 	errno = ENODEV;
 	if (!major_nr)
 		lacks("CONFIG_TEST_HMM");
-	if (!have_shmem_wp())
+	if (!begin_test())
 		fail("no write-protect of shared memory");
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		for (kind = 0; kind < KINDS; kind++) {
+		for (kind = 0; kind < NR_KINDS; kind++) {
 			int status = 0;
 			pid_t pid;
 
-			if (!(cases[i].kinds & 1 << kind))
+			if (!(cases[i].kinds & K(kind)))
 				continue;
 			fflush(stdout);
 			pid = fork();
@@ -383,6 +376,6 @@ int main(void)
 			failed += !!status;
 			done++;
 		}
-	printf("%u cases in %lu ms, %u failed\n", done, now_ms() - start, failed);
+	printf("%u cases in %llu ms, %u failed\n", done, now_ms() - start, failed);
 	return !!failed;
 }

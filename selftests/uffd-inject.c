@@ -14,19 +14,18 @@
  *
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
-#define _GNU_SOURCE
-#include <sys/time.h>
+#include "uffd-wp.h"
 #include "uffd-random.h"
-#include "verdict.h"
+#include <sys/time.h>
 
 #define DEBUGFS		"/sys/kernel/debug/"
 #define PGDIR		(512UL << 30)	/* what one entry of the top table maps */
 #define PAGES		(16 * 512UL)	/* 32 MiB */
 
-static enum kind kind;
+static enum mem kind;
 static char *mem;
 static size_t len;
-static int file = -1, uffd = -1, nth = -1, pagemap = -1;
+static int file = -1, uffd = -1, nth = -1;
 static u64 features, tried, injected, failures;
 
 static void arm(unsigned int n)
@@ -57,8 +56,7 @@ static u64 count_protected(char *at, u64 n, u64 *first)
 	static u64 pm[PAGES];
 	u64 sum = 0;
 
-	if (n > PAGES || pread(pagemap, pm, n * 8, (u64)at / PAGE * 8) != (ssize_t)n * 8)
-		fail("pagemap: %s", strerror(errno));
+	pagemap_read(at, n, pm);
 	if (first)
 		*first = n;
 	for (u64 i = 0; i < n; i++) {
@@ -75,47 +73,40 @@ static void want_protected(char *at, u64 n, u64 have, const char *when)
 
 	if (sum != have)
 		fail("%s: %llu of %llu pages are protected, not %llu", when,
-		     (unsigned long long)sum, (unsigned long long)n, (unsigned long long)have);
+		     sum, n, have);
 }
 
 static void new_uffd(int mode)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	struct uffdio_register r = { .range = { (u64)mem, len }, .mode = mode };
-
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		skip("userfaultfd");
-	if (ioctl(uffd, UFFDIO_REGISTER, &r))
-		skip("register");
+	uffd = uffd_open(features);
+	reg(uffd, mem, len, mode);
 }
 
 /* Across an entry of the top table, so that tables of all levels are needed */
 static char *place(int nr)
 {
-	return (char *)(PGDIR * (32 + 2 * nr)) - (len / 2 & ~(HUGE - 1));
+	return (char *)(PGDIR * (32 + 2 * nr)) - (len / 2 & ~(HUGE_SIZE - 1));
 }
 
 static void set_up(int mode)
 {
-	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	file = make_file(kind, len);
 	mem = mmap(place(0), len, PROT_READ | PROT_WRITE,
 		   (kind == PRIVATE ? MAP_PRIVATE : MAP_SHARED) | MAP_FIXED | MAP_NORESERVE, file, 0);
-	if (mem == MAP_FAILED || pagemap < 0)
-		skip("memory");
-	if (kind == HUGETMPFS) {
+	if (mem == MAP_FAILED)
+		skip("memory: %s", strerror(errno));
+	if (kind == HUGE) {
 		volatile char c = 0;
 
 		madvise(mem, len, MADV_HUGEPAGE);
-		for (u64 a = 0; a < len; a += HUGE)
+		for (u64 a = 0; a < len; a += HUGE_SIZE)
 			c += mem[a];
 	}
 	if (mode)
 		new_uffd(mode);
 }
 
-static void protect(char *at, u64 n, bool wp)
+static void wp_pages(char *at, u64 n, bool wp)
 {
 	int err = uffd_wp(uffd, (u64)at, n * PAGE, wp);
 
@@ -166,8 +157,8 @@ static bool protect_nothing(unsigned int n)
 	hit = disarm();
 	want_error(err, hit, "protect");
 	if (!err && count_protected(mem, PAGES, &first) != PAGES)
-		fail("protect returns 0, and page %llu is not protected", (unsigned long long)first);
-	protect(mem, PAGES, true);
+		fail("protect returns 0, and page %llu is not protected", first);
+	wp_pages(mem, PAGES, true);
 	want_protected(mem, PAGES, PAGES, "after a second try");
 	failures += !!err;
 	return hit;
@@ -184,20 +175,20 @@ static bool protect_holes(unsigned int n)
 	/* Some that are there, some that are protected already */
 	mem[100 * PAGE] = 1;
 	mem[(PAGES - 7) * PAGE] = 1;
-	protect(mem + (PAGES - 300) * PAGE, 300, true);
+	wp_pages(mem + (PAGES - 300) * PAGE, 300, true);
 	arm(n);
 	err = uffd_wp(uffd, (u64)mem, len, true);
 	hit = disarm();
 	want_error(err, hit, "protect");
 	sum = count_protected(mem, PAGES, &first);
 	if (!err && sum != PAGES)
-		fail("protect returns 0, and page %llu is not protected", (unsigned long long)first);
+		fail("protect returns 0, and page %llu is not protected", first);
 	if (sum < 300 || count_protected(mem + (PAGES - 300) * PAGE, 300, NULL) != 300)
 		fail("protection that was there is lost");
 	/* What it has done, it has done in order. */
 	if (err && count_protected(mem + first * PAGE, PAGES - 300 - first, NULL))
 		fail("protected beyond the page that failed");
-	protect(mem, PAGES, true);
+	wp_pages(mem, PAGES, true);
 	want_protected(mem, PAGES, PAGES, "after a second try");
 	if (!write_faults(mem + 100 * PAGE) || !write_faults(mem + 1000 * PAGE))
 		fail("a write to a protected page");
@@ -205,13 +196,13 @@ static bool protect_holes(unsigned int n)
 	return hit;
 }
 
-static bool unprotect(unsigned int n)
+static bool lift(unsigned int n)
 {
 	bool hit;
 
 	len = PAGES * PAGE;
 	set_up(UFFDIO_REGISTER_MODE_WP);
-	protect(mem + 1000 * PAGE, 3000, true);
+	wp_pages(mem + 1000 * PAGE, 3000, true);
 	arm(n);
 	if (uffd_wp(uffd, (u64)mem, len, false))
 		fail("unprotect: %s", strerror(errno));
@@ -232,7 +223,7 @@ static bool faults(unsigned int n)
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	if (pwrite(file, "x", 1, 5 * PAGE) != 1)
 		fail("pwrite: %s", strerror(errno));
-	protect(mem, 64, true);
+	wp_pages(mem, 64, true);
 	madvise(mem, len, MADV_DONTNEED);
 	arm(n);
 	c = ((volatile char *)mem)[5 * PAGE];
@@ -255,7 +246,7 @@ static bool faults(unsigned int n)
 		fail("a write by the kernel to a protected page");
 	hit |= disarm();
 	want_protected(mem, 64, 64, "after a write by the kernel");
-	protect(mem, 64, false);
+	wp_pages(mem, 64, false);
 	for (int i = 0; i < 64; i++)
 		if (mem[i * PAGE] != (i == 5 ? 'x' : 0) || write_faults(mem + i * PAGE))
 			fail("page %d in the end", i);
@@ -291,7 +282,7 @@ static bool fork_it(unsigned int n)
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	for (u64 i = 0; i < 2048; i += 3)
 		mem[i * PAGE] = 7;
-	protect(mem + 10 * PAGE, 2000, true);
+	wp_pages(mem + 10 * PAGE, 2000, true);
 	madvise(mem + 600 * PAGE, 512 * PAGE, MADV_PAGEOUT);
 	if (features & UFFD_FEATURE_EVENT_FORK)
 		pthread_create(&t, NULL, drain, NULL);
@@ -300,11 +291,10 @@ static bool fork_it(unsigned int n)
 	if (!pid) {
 		u64 sum;
 
-		pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 		sum = count_protected(mem, 2048, NULL);
 		/* With the event: until the monitor lets go of it */
 		if (sum != 0 && !(features & UFFD_FEATURE_EVENT_FORK))
-			fail("%llu pages are protected in the child", (unsigned long long)sum);
+			fail("%llu pages are protected in the child", sum);
 		_exit(mem[12 * PAGE] == 7 ? 0 : 1);
 	}
 	hit = disarm();
@@ -315,7 +305,7 @@ static bool fork_it(unsigned int n)
 	want_protected(mem, 2048, 2000, "after fork");
 	for (u64 i = 0; i < 2048; i++)
 		if (write_faults(mem + i * PAGE) != (i >= 10 && i < 2010))
-			fail("after fork: page %llu", (unsigned long long)i);
+			fail("after fork: page %llu", i);
 	if (features & UFFD_FEATURE_EVENT_FORK) {
 		store(&stop_monitor, true);
 		pthread_join(t, NULL);
@@ -335,7 +325,7 @@ static bool mremap_it(unsigned int n)
 	to = place(1);
 	for (u64 i = 0; i < 2048; i += 3)
 		mem[i * PAGE] = 7;
-	protect(mem + 10 * PAGE, 2000, true);
+	wp_pages(mem + 10 * PAGE, 2000, true);
 	if (keeps)
 		pthread_create(&t, NULL, drain, NULL);
 	arm(n);
@@ -347,12 +337,12 @@ static bool mremap_it(unsigned int n)
 		want_protected(mem, 2048, 2000, "after mremap that failed");
 		for (u64 i = 0; i < 2048; i++)
 			if (write_faults(mem + i * PAGE) != (i >= 10 && i < 2010))
-				fail("after mremap that failed: page %llu", (unsigned long long)i);
+				fail("after mremap that failed: page %llu", i);
 	} else {
 		want_protected(to, 2048, keeps ? 2000 : 0, "after mremap");
 		for (u64 i = 0; i < 2048; i++)
 			if (write_faults(to + i * PAGE) != (keeps && i >= 10 && i < 2010))
-				fail("after mremap: page %llu", (unsigned long long)i);
+				fail("after mremap: page %llu", i);
 	}
 	if (keeps) {
 		store(&stop_monitor, true);
@@ -372,7 +362,7 @@ static bool copy_wp(unsigned int n)
 	set_up(UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING);
 	if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, len))
 		fail("punch: %s", strerror(errno));
-	protect(mem, 3, true);
+	wp_pages(mem, 3, true);
 	memset(page, 3, PAGE);
 	arm(n);
 	c.dst = (u64)mem;
@@ -412,7 +402,7 @@ static bool reregister(unsigned int n)
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	all = (struct uffdio_range){ (u64)mem, len };
 	part = (struct uffdio_range){ (u64)mem + 300 * PAGE, 400 * PAGE };
-	protect(mem, 1024, true);
+	wp_pages(mem, 1024, true);
 	arm(n);
 	err = ioctl(uffd, UFFDIO_UNREGISTER, &part) ? errno : 0;
 	hit = disarm();
@@ -423,7 +413,7 @@ static bool reregister(unsigned int n)
 	sum = count_protected(mem + 300 * PAGE, 400, NULL);
 	if (sum != (err ? 400 : 0))
 		fail("unregister: error %d, %llu of 400 pages are protected", err,
-		     (unsigned long long)sum);
+		     sum);
 	if (!err)
 		return hit;
 	r.range = part;
@@ -435,7 +425,7 @@ static bool reregister(unsigned int n)
 	sum = count_protected(mem + 300 * PAGE, 400, NULL);
 	if (sum != (err ? 400 : 0))
 		fail("register without WP: error %d, %llu of 400 pages are protected", err,
-		     (unsigned long long)sum);
+		     sum);
 	want_protected(mem, 300, 300, "before what is registered");
 	want_protected(mem + 700 * PAGE, 324, 324, "behind what is registered");
 	if (ioctl(uffd, UFFDIO_UNREGISTER, &all))
@@ -452,7 +442,7 @@ static bool mprotect_it(unsigned int n)
 	len = 1024 * PAGE;
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	mem[400 * PAGE] = 1;
-	protect(mem, 1024, true);
+	wp_pages(mem, 1024, true);
 	for (int i = 0; i < 2; i++) {
 		arm(n);
 		err = mprotect(mem + 300 * PAGE, 400 * PAGE, i ? PROT_READ | PROT_WRITE : PROT_READ) ?
@@ -475,7 +465,7 @@ static const struct {
 } cases[] = {
 	{ "protect", protect_holes, 0, true },
 	{ "protect, without tables", protect_nothing, 0, true },
-	{ "unprotect", unprotect, 0, false },
+	{ "unprotect", lift, 0, false },
 	{ "faults", faults, 0, false },
 	{ "fork", fork_it, 0, true },
 	{ "fork, with event", fork_it, UFFD_FEATURE_EVENT_FORK, true },
@@ -489,15 +479,15 @@ static const struct {
 static int alloc(void)
 {
 	static struct { u64 injected, failures; } *shared;
-	static const enum kind kinds[] = { MEMFD, PRIVATE, HUGETMPFS };
+	static const enum mem kinds[] = { MEMFD, PRIVATE, HUGE };
 
 	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (!put(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
-	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") ||
-	    !put(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N") ||
-	    !put(DEBUGFS "fail_page_alloc/min-order", "0") ||
-	    !put(DEBUGFS "failslab/verbose", "0") || !put(DEBUGFS "fail_page_alloc/verbose", "0"))
-		skip("fault injection");
+	if (write_file(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
+	    write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") ||
+	    write_file(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N") ||
+	    write_file(DEBUGFS "fail_page_alloc/min-order", "0") ||
+	    write_file(DEBUGFS "failslab/verbose", "0") || write_file(DEBUGFS "fail_page_alloc/verbose", "0"))
+		skip("fault injection: %s", strerror(errno));
 	for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++)
 		for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 			u64 was_injected = shared->injected, was_failures = shared->failures;
@@ -514,14 +504,14 @@ static int alloc(void)
 					alarm(60);
 					nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 					if (nth < 0)
-						skip("fail-nth");
+						skip("fail-nth: %s", strerror(errno));
 					hit = cases[i].fn(n);
 					shared->injected += hit;
 					shared->failures += failures;
 					_exit(hit ? 0 : 77);
 				}
 				if (pid < 0 || waitpid(pid, &status, 0) != pid)
-					skip("fork");
+					skip("fork: %s", strerror(errno));
 				tried++;
 				if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
 					break;
@@ -535,8 +525,8 @@ static int alloc(void)
 			}
 			printf("%-11s %-22s %4llu allocations failed, %4llu errors\n", kind_name[kind],
 			       cases[i].name,
-			       (unsigned long long)(shared->injected - was_injected),
-			       (unsigned long long)(shared->failures - was_failures));
+			       (shared->injected - was_injected),
+			       (shared->failures - was_failures));
 			fflush(stdout);
 			if (cases[i].must_fail && shared->failures == was_failures &&
 			    shared->injected == was_injected) {
@@ -559,7 +549,7 @@ static bool put_limit(const char *name, const char *text)
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s%s", limit_dir, name);
-	return put(path, text);
+	return !write_file(path, text);
 }
 
 /*
@@ -573,18 +563,18 @@ static void at_limit(void)
 
 	len = 4UL << 30;
 	features = UFFD_FEATURE_SIGBUS;
-	if (!put("/proc/self/oom_score_adj", "-1000") || !put_limit("cgroup.procs", "0"))
-		skip("cgroup");
+	if (write_file("/proc/self/oom_score_adj", "-1000") || !put_limit("cgroup.procs", "0"))
+		skip("cgroup: %s", strerror(errno));
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	max = open("/sys/fs/cgroup/uffd-inject/memory.max", O_WRONLY | O_CLOEXEC);
 	count_protected(mem, PAGES, &first);
-	protect(mem, 1, false);
+	wp_pages(mem, 1, false);
 	for (int mb = 2; mb <= 16; mb += 2) {
 		char text[16];
 
 		sprintf(text, "%dM", mb);
 		if (pwrite(max, text, strlen(text), 0) < 0)
-			skip("memory.max");
+			skip("memory.max: %s", strerror(errno));
 		err = uffd_wp(uffd, (u64)mem, len, true);
 		if (pwrite(max, "max", 3, 0) != 3)
 			fail("memory.max: %s", strerror(errno));
@@ -601,7 +591,7 @@ static void at_limit(void)
 				continue;
 			if (!err)
 				fail("protect returns 0, and page %llu is not protected",
-				     (unsigned long long)(p + first));
+				     (p + first));
 			if (count_protected(mem + (p + first) * PAGE, PAGES - first, NULL))
 				fail("protected beyond the page that failed");
 			end = 1;
@@ -611,10 +601,10 @@ static void at_limit(void)
 	}
 	if (!errors)
 		fail("no limit was reached");
-	protect(mem, len / PAGE, true);
+	wp_pages(mem, len / PAGE, true);
 	if (!write_faults(mem + len / 2))
 		fail("a write to a protected page");
-	printf("cgroup at its limit: %llu times ENOMEM, then success\n", (unsigned long long)errors);
+	printf("cgroup at its limit: %llu times ENOMEM, then success\n", errors);
 	fflush(stdout);
 }
 
@@ -669,15 +659,15 @@ static void protect_under_signals(void)
 	sigaction(SIGALRM, &sa, NULL);
 	setitimer(ITIMER_REAL, &it, NULL);
 	for (int i = 0; i < 3; i++) {
-		protect(mem, len / PAGE, i != 1);
+		wp_pages(mem, len / PAGE, i != 1);
 		for (u64 p = sum = 0; p < len / PAGE; p += PAGES)
 			sum += count_protected(mem + p * PAGE, PAGES, NULL);
 		if (sum != (i != 1 ? len / PAGE : 0))
-			fail("under signals: %llu pages are protected", (unsigned long long)sum);
+			fail("under signals: %llu pages are protected", sum);
 	}
 	if (!injected)
 		fail("no signal has come");
-	printf("%llu signals while protecting: nothing missing\n", (unsigned long long)injected);
+	printf("%llu signals while protecting: nothing missing\n", injected);
 	fflush(stdout);
 }
 
@@ -694,7 +684,7 @@ static void wait_for_monitor(void)
 	features = how_to_wait == 3 ? UFFD_FEATURE_EVENT_FORK :
 		   how_to_wait == 4 ? UFFD_FEATURE_EVENT_REMAP : 0;
 	set_up(UFFDIO_REGISTER_MODE_WP);
-	protect(mem, 64, true);
+	wp_pages(mem, 64, true);
 	remote = (struct iovec){ mem + 5 * PAGE, 1 };
 	switch (how_to_wait) {
 	case 0:
@@ -738,7 +728,7 @@ static u64 kill_soon(pid_t pid, unsigned int after_ms, const char *what)
 	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
 		fail("%s: status %x", what, status);
 	t0 = now_ms() - t0;
-	printf("SIGKILL %s: gone in %llu ms\n", what, (unsigned long long)t0);
+	printf("SIGKILL %s: gone in %llu ms\n", what, t0);
 	fflush(stdout);
 	return t0;
 }
@@ -789,15 +779,15 @@ int main(int argc, char **argv)
 		setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0", 1);
 		execv("/proc/self/exe", argv);
 	}
-	if (!have_shmem_wp()) {
+	if (!begin_test()) {
 		errno = EOPNOTSUPP;
-		skip("write-protect of shared memory");
+		skip("write-protect of shared memory: %s", strerror(errno));
 	}
 	rng = 1;
 	rc = strcmp(argv[1], "alloc") ? limits() : alloc();
 	if (!rc && !strcmp(argv[1], "alloc"))
-		printf("tried %llu, allocations failed %llu, errors %llu\n", (unsigned long long)tried,
-		       (unsigned long long)injected, (unsigned long long)failures);
+		printf("tried %llu, allocations failed %llu, errors %llu\n", tried,
+		       injected, failures);
 	printf("%s\n", rc ? rc == 4 ? "skipped" : "failed" : "all as it has to be");
 	return rc;
 }

@@ -12,10 +12,8 @@
  * kernel memory would be uncharged by the rules of v1, and the kernel warns.
  * Exit status: 0, 1 for a failure, 4 when the kernel lacks what is needed.
  */
-#define _GNU_SOURCE
-#include <sched.h>
+#include "uffd-wp.h"
 #include "uffd-random.h"
-#include "verdict.h"
 
 #define V2		"/sys/fs/cgroup/"
 #define PAGES		2048UL		/* 8 MiB */
@@ -43,8 +41,8 @@ static struct charges charges_of(const char *group)
 	if (!f)
 		fail("memory.stat: %s", strerror(errno));
 	while (fgets(line, sizeof(line), f)) {
-		sscanf(line, "shmem %lu", &c.shmem);
-		sscanf(line, "swap %lu", &c.swap);
+		sscanf(line, "shmem %llu", &c.shmem);
+		sscanf(line, "swap %llu", &c.swap);
 	}
 	fclose(f);
 	c.shmem /= PAGE;
@@ -56,24 +54,19 @@ static struct charges charges_of(const char *group)
 static void check_ptes(char *mem, bool wp, const char *when)
 {
 	static u64 pm[PAGES];
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	u64 present = 0, protected = 0;
 
-	if (fd < 0 || pread(fd, pm, sizeof(pm), (u64)mem / PAGE * 8) != sizeof(pm))
-		fail("pagemap: %s", strerror(errno));
-	close(fd);
+	pagemap_read(mem, PAGES, pm);
 	for (u64 i = 0; i < PAGES; i++) {
 		present += !!(pm[i] & PM_PRESENT);
 		protected += !!(pm[i] & PM_UFFD_WP);
 	}
 	if (present || protected != (wp ? PAGES : 0))
-		fail("%s: %lu pages mapped, %lu protected", when, present, protected);
+		fail("%s: %llu pages mapped, %llu protected", when, present, protected);
 }
 
-static void move(enum kind kind, bool swapped, bool wp)
+static void move(enum mem kind, bool swapped, bool wp)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_WP };
 	struct charges a0, b0, a, b;
 	int file, uffd, err;
 	volatile char c;
@@ -86,17 +79,15 @@ static void move(enum kind kind, bool swapped, bool wp)
 	CPU_ZERO(&cpu);
 	CPU_SET(0, &cpu);
 	sched_setaffinity(0, sizeof(cpu), &cpu);
-	if (!put(path_of("A", "cgroup.procs"), "0"))
+	if (write_file(path_of("A", "cgroup.procs"), "0"))
 		fail("enter A: %s", strerror(errno));
 	file = make_file(kind, PAGES * PAGE);
 	mem = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
 		   kind == PRIVATE ? MAP_PRIVATE : MAP_SHARED, file, 0);
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (mem == MAP_FAILED || uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		skip("memory, userfaultfd");
-	r.range = (struct uffdio_range){ (u64)mem, PAGES * PAGE };
-	if (ioctl(uffd, UFFDIO_REGISTER, &r))
-		fail("register: %s", strerror(errno));
+	if (mem == MAP_FAILED)
+		skip("memory: %s", strerror(errno));
+	uffd = uffd_open(0);
+	reg(uffd, mem, PAGES * PAGE, REG_WP);
 	for (u64 i = 0; i < PAGES; i++) {
 		if (pwrite(file, &i, sizeof(i), i * PAGE) != sizeof(i))
 			fail("pwrite: %s", strerror(errno));
@@ -116,31 +107,31 @@ static void move(enum kind kind, bool swapped, bool wp)
 		fail("dontneed: %s", strerror(errno));
 	for (u64 i = 0, have; swapped && i < PAGES; i += 2)
 		if (pread(file, &have, sizeof(have), i * PAGE) != sizeof(have) || have != i)
-			fail("page %lu after swap", i);
+			fail("page %llu after swap", i);
 	check_ptes(mem, wp, "before the move");
 	a0 = charges_of("A");
 	b0 = charges_of("B");
 	if (a0.shmem < PAGES / 3 || b0.shmem || (swapped && a0.swap < PAGES / 4))
-		fail("before the move: A has %lu shmem, %lu swap, B has %lu shmem", a0.shmem,
+		fail("before the move: A has %llu shmem, %llu swap, B has %llu shmem", a0.shmem,
 		     a0.swap, b0.shmem);
 
-	if (!put(path_of("B", "cgroup.procs"), "0"))
+	if (write_file(path_of("B", "cgroup.procs"), "0"))
 		fail("enter B: %s", strerror(errno));
 	a = charges_of("A");
 	b = charges_of("B");
-	printf("A: shmem %4lu -> %4lu, usage %4lu -> %4lu, swap %4lu -> %4lu; "
-	       "B: shmem %4lu, usage %4lu -> %4lu\n", a0.shmem, a.shmem, a0.usage, a.usage,
+	printf("A: shmem %4llu -> %4llu, usage %4llu -> %4llu, swap %4llu -> %4llu; "
+	       "B: shmem %4llu, usage %4llu -> %4llu\n", a0.shmem, a.shmem, a0.usage, a.usage,
 	       a0.swap, a.swap, b.shmem, b0.usage, b.usage);
 	if (b.shmem + SLACK < a0.shmem || a.shmem > SLACK)
-		fail("%lu of %lu pages have moved, %lu have stayed", b.shmem, a0.shmem, a.shmem);
+		fail("%llu of %llu pages have moved, %llu have stayed", b.shmem, a0.shmem, a.shmem);
 	if (b.usage + SLACK < b0.usage + b.shmem || a.usage + b.shmem > a0.usage + SLACK)
 		fail("usage does not follow");
 	if (a.swap + SLACK < a0.swap || b.swap)
-		fail("swap has moved: A %lu -> %lu, B %lu", a0.swap, a.swap, b.swap);
+		fail("swap has moved: A %llu -> %llu, B %llu", a0.swap, a.swap, b.swap);
 	check_ptes(mem, wp, "after the move");
 	for (u64 i = 0; i < PAGES; i += 1 + rnd(9))
 		if (*(u64 *)(mem + i * PAGE) != i)
-			fail("page %lu after the move", i);
+			fail("page %llu after the move", i);
 	fflush(stdout);
 }
 
@@ -180,7 +171,7 @@ static void drop_charges(void)
 
 static void give_controller_back(void)
 {
-	u64 end = now_ms() + 30000;
+	long long end = now_ms() + 30000;
 
 	rmdir(path_of("A", ""));
 	rmdir(path_of("B", ""));
@@ -195,34 +186,34 @@ static void give_controller_back(void)
 			fail("the memory controller does not go back to cgroup2");
 		mount("memcg", v1, "cgroup", 0, "memory");
 	}
-	put(V2 "cgroup.subtree_control", "+memory");
+	write_file(V2 "cgroup.subtree_control", "+memory");
 	rmdir(v1);
 }
 
 int main(void)
 {
-	static const enum kind kinds[] = { MEMFD, PRIVATE, TMPFS, SHANON };
+	static const enum mem kinds[] = { MEMFD, PRIVATE, TMPFS, SHANON };
 	u64 cluster = get_number("/proc/sys/vm/page-cluster");
 	int status = 0;
 	char text[24];
 
 	rng = 1;
-	if (!have_shmem_wp())
+	if (!begin_test())
 		fail("no write-protect of shared memory");
-	put(V2 "cgroup.subtree_control", "-memory");
+	write_file(V2 "cgroup.subtree_control", "-memory");
 	if (!mkdtemp(v1) || mount("memcg", v1, "cgroup", 0, "memory")) {
 		int err = errno;
 
-		put(V2 "cgroup.subtree_control", "+memory");
+		write_file(V2 "cgroup.subtree_control", "+memory");
 		errno = err;
 		if (err == EBUSY)
 			fail("there was a memory cgroup already: this has to be the first test");
-		skip("cgroup v1 memory controller");
+		skip("cgroup v1 memory controller: %s", strerror(errno));
 	}
 	/* No read-ahead: the swap cache is not for this test. */
-	put("/proc/sys/vm/page-cluster", "0");
+	write_file("/proc/sys/vm/page-cluster", "0");
 	if (mkdir(path_of("A", ""), 0755) || mkdir(path_of("B", ""), 0755) ||
-	    !put(path_of("B", "memory.move_charge_at_immigrate"), "3")) {
+	    write_file(path_of("B", "memory.move_charge_at_immigrate"), "3")) {
 		printf("SKIP: groups, or move_charge_at_immigrate: %s\n", strerror(errno));
 		status = 4 << 8;
 	}
@@ -238,8 +229,8 @@ int main(void)
 		if (pid < 0 || waitpid(pid, &status, 0) != pid)
 			status = 1 << 8;
 	}
-	sprintf(text, "%lu", cluster);
-	put("/proc/sys/vm/page-cluster", text);
+	sprintf(text, "%llu", cluster);
+	write_file("/proc/sys/vm/page-cluster", text);
 	give_controller_back();
 	if (!status)
 		printf("all charges have moved\n");

@@ -12,7 +12,7 @@
  * be refused with EAGAIN: the client can't know what the addresses mean.  A protect
  * call between a fork() and its event, for example, would not hold in the child.
  */
-#define _GNU_SOURCE
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 enum what { FORK, REMAP, UNMAP, REMOVE, WRITE, WHATS };
@@ -72,7 +72,7 @@ static void moved(struct map *m)
 {
 	reserve(proc, m->base);
 	m->arena = !m->arena;
-	m->base = arena(m->slot, m->arena);
+	m->base = area_of(m->slot, m->arena);
 	if (!(m->features & UFFD_FEATURE_EVENT_REMAP))
 		range_clear(m, 0, nr_pages, F_WP | F_RWP | F_RMISS);
 }
@@ -161,7 +161,7 @@ static bool begin(void)
 {
 	struct map *m = &maps[proc * SLOTS + rnd(SLOTS)];
 	struct late *l = &late[lates];
-	u64 features, to = arena(m->slot, !m->arena), len = nr_pages * PAGE;
+	u64 features, to = area_of(m->slot, !m->arena), len = nr_pages * PAGE;
 	long ret;
 
 	if (lates == HELPERS || !m->held)
@@ -175,20 +175,20 @@ static bool begin(void)
 				l->fork_unread |= 1 << s;
 		if (procs[2].live || has(FORK) || !l->fork_unread)
 			return false;
-		step("late: fork");
+		note("late: fork");
 		START(proc, lates, X_FORK, fork_begins(proc));
 		break;
 	case REMAP:
 		/* A fault that waits does not move. */
 		if (!(features & UFFD_FEATURE_EVENT_REMAP) || late_touch_waits())
 			return false;
-		step("late: mremap %s", name(m));
+		note("late: mremap %s", name(m));
 		START_SYS(proc, lates, mremap, m->base, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 		break;
 	case UNMAP:
 		if (!(features & UFFD_FEATURE_EVENT_UNMAP) || !some_pages(m, &l->p, &l->n, 0))
 			return false;
-		step("late: map anew %s %d+%d", name(m), l->p, l->n);
+		note("late: map anew %s %d+%d", name(m), l->p, l->n);
 		START_SYS(proc, lates, mmap, addr_of(m, l->p), l->n * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_FIXED | (m->priv ? MAP_PRIVATE : MAP_SHARED) |
 			  (kind == ANON ? MAP_ANONYMOUS : 0), kind == ANON ? -1 : file,
@@ -198,7 +198,7 @@ static bool begin(void)
 		if (!(features & UFFD_FEATURE_EVENT_REMOVE) || !some_pages(m, &l->p, &l->n, F_WRITE))
 			return false;
 		l->hole = !m->priv && (m->f[l->p] & F_WRITE) && rnd(2);
-		step("late: madvise %s %d+%d %s", name(m), l->p, l->n,
+		note("late: madvise %s %d+%d %s", name(m), l->p, l->n,
 		     l->hole ? "REMOVE" : "DONTNEED");
 		START_SYS(proc, lates, madvise, addr_of(m, l->p), l->n * PAGE,
 			  l->hole ? MADV_REMOVE : MADV_DONTNEED);
@@ -209,7 +209,10 @@ static bool begin(void)
 		l->n = 1;
 		if (obstacle(m, l->p, true) != EV_WP || (m->f[l->p] & F_RMISS))
 			return false;
-		step("late: write %s %d", name(m), l->p);
+		/* A private page may be copied before the event, or after it. */
+		if (m->priv && !(m->f[l->p] & F_OWN))
+			return false;
+		note("late: write %s %d", name(m), l->p);
 		sh->late_touch = (struct touch){ .addr = addr_of(m, l->p), .stamp = next_stamp++ };
 		page_was_faulted(m, l->p);
 		START(proc, lates, X_LATE_TOUCH);
@@ -253,8 +256,8 @@ static void removed(struct map *m, u64 start, u64 end, bool now)
 		}
 		return;
 	}
-	BAD(spurious, "REMOVE event for %s, %llx-%llx", name(m), (unsigned long long)start,
-	    (unsigned long long)end);
+	BAD(spurious, "REMOVE event for %s, %llx-%llx", name(m), start,
+	    end);
 }
 
 static const char *event_name(int event)
@@ -274,7 +277,7 @@ static void resolve_late(void)
 			continue;
 		l->resolved = !unread(l->m);
 		more(l->resolved ? " resolved" : " too early");
-		protect(l->m, l->p, 1, false);
+		wp_pages(l->m, l->p, 1, false);
 		settle();
 	}
 }
@@ -294,13 +297,13 @@ static bool read_one(void)
 		event = CALL(proc, X_READ, s);
 		if (!event)
 			continue;
-		step("late: read %s from %s", event_name(event), name(m));
+		note("late: read %s from %s", event_name(event), name(m));
 		switch (event) {
 		case UFFD_EVENT_PAGEFAULT:
 			for (int j = 0; j < lates; j++)
 				if (late[j].what == WRITE && !late[j].read) {
 					late[j].read = true;
-					expect_event(late[j].m, late[j].p, UFFD_PAGEFAULT_FLAG_WP |
+					due_event(late[j].m, late[j].p, UFFD_PAGEFAULT_FLAG_WP |
 						     UFFD_PAGEFAULT_FLAG_WRITE);
 				}
 			check_events();
@@ -340,9 +343,9 @@ static void ask(void)
 		uniform(m, &p, &n, F_RWP);
 		if (!unread(m) && (!(m->f[p] & F_RWP) || late_touch_in(m, p, n)))
 			continue;
-		step("late: %s %s %d+%d", unread(m) ? "too early to protect" : "protect", name(m), p, n);
+		note("late: %s %s %d+%d", unread(m) ? "too early to protect" : "protect", name(m), p, n);
 		if (rnd(3))
-			protect(m, p, n, rnd(2));
+			wp_pages(m, p, n, rnd(2));
 		else if (unread(m))
 			fill_page(m, p, FILL_COPY + rnd(3), next_stamp++);
 	}
@@ -386,7 +389,7 @@ void op_late(void)
 		end_child();
 	proc = rnd(2);
 	m = &maps[proc * SLOTS];
-	step("late: nobody reads the events of process %d", proc);
+	note("late: nobody reads the events of process %d", proc);
 	/* A mapping that is all of a kind can be moved. */
 	if (rnd(3)) {
 		if (SYS(proc, mprotect, m->base, nr_pages * PAGE, PROT_READ | PROT_WRITE))
@@ -412,11 +415,11 @@ void op_late(void)
 	}
 	hold(false);
 	lates = 0;
-	step("late: the end");
+	note("late: the end");
 	for (int s = 0; s < SLOTS; s++) {
 		m = &maps[proc * SLOTS + s];
 		if (m->uffd >= 0 && (m->f[0] & F_RWP))
-			protect(m, 0, 1, true);
+			wp_pages(m, 0, 1, true);
 	}
 	check_all(NULL);
 }

@@ -21,11 +21,11 @@
  * Its counterpart, with threads that write while others zap, move and reclaim, is
  * uffd-chaos.c.
  */
-#define _GNU_SOURCE
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 #include "../stall.h"
 
-enum kind kind = MEMFD;
+enum mem kind = MEMFD;
 bool sigbus = true;		/* UFFD_FEATURE_SIGBUS instead of events */
 bool replay, patched, have_cgroup;
 u64 seed, nr_pages;
@@ -55,8 +55,8 @@ static void print_ring(void)
 	for (u64 i = step_nr > RING ? step_nr - RING : 0; i < step_nr; i++)
 		printf("  %s\n", ring[i % RING]);
 	printf("seed %llu, kind %s%s, pages %llu; the step above is number %llu\n",
-	       (unsigned long long)seed, kind_name[kind], sigbus ? "" : ", events",
-	       (unsigned long long)nr_pages, (unsigned long long)step_nr);
+	       seed, kind_name[kind], sigbus ? "" : ", events",
+	       nr_pages, step_nr);
 }
 
 /* Counts into *what, tells all that is known, and ends the run. */
@@ -80,10 +80,10 @@ void pf(2) __attribute__((noreturn)) bad(u64 *what, const char *fmt, ...)
 	_exit(1);
 }
 
-void pf(1) step(const char *fmt, ...)
+void pf(1) note(const char *fmt, ...)
 {
 	char *s = ring[step_nr++ % RING];
-	int n = sprintf(s, "%6llu ", (unsigned long long)step_nr);
+	int n = sprintf(s, "%6llu ", step_nr);
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -109,14 +109,6 @@ void pf(1) more(const char *fmt, ...)
 		printf("         %s\n", s + n);
 		fflush(stdout);
 	}
-}
-
-void __attribute__((noreturn)) skip(const char *why)
-{
-	printf("SKIP: %s: %s\n", why, strerror(errno));
-	fflush(stdout);
-	stop_all();
-	_exit(4);
 }
 
 static void *watchdog(void *unused)
@@ -167,9 +159,9 @@ static void set_up_maps(void)
 		m->monitor = t[i].monitor;
 		m->priv = kind == ANON || (kind == PRIVATE && !t[i].shared);
 		m->uffd = -1;
-		m->base = arena(m->slot, 0);
-		reserve(m->proc, arena(m->slot, 0));
-		reserve(m->proc, arena(m->slot, 1));
+		m->base = area_of(m->slot, 0);
+		reserve(m->proc, area_of(m->slot, 0));
+		reserve(m->proc, area_of(m->slot, 1));
 		new_mapping(m);
 		if (m->monitor) {
 			open_uffd(m);
@@ -180,7 +172,7 @@ static void set_up_maps(void)
 
 static void finish(void)
 {
-	step("the end");
+	note("the end");
 	if (procs[2].live)
 		end_child();
 	check_file();
@@ -209,9 +201,9 @@ static void run(void)
 	signal(SIGCHLD, SIG_IGN);
 	catch_faults();
 	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pass_fd))
-		skip("socketpair");
+		skip("socketpair: %s", strerror(errno));
 	if (have_cgroup)
-		have_cgroup = put(CGROUP "cgroup.procs", "0");
+		have_cgroup = !write_file(CGROUP "cgroup.procs", "0");
 	source = memfd_create("source", MFD_CLOEXEC);
 	size = nr_pages;
 	file = make_file(kind, size * PAGE);
@@ -220,7 +212,7 @@ static void run(void)
 	sh->events = sh->remaps = sh->others = 0;
 	pid = fork();
 	if (pid < 0)
-		skip("fork");
+		skip("fork: %s", strerror(errno));
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		me = 1;
@@ -288,9 +280,9 @@ int main(int argc, char **argv)
 		case 'R': replay = true; break;
 		case 'k':
 			all = !strcmp(optarg, "all");
-			for (kind = 0; kind < KINDS && strcmp(kind_name[kind], optarg); kind++)
+			for (kind = 0; kind < NR_KINDS && strcmp(kind_name[kind], optarg); kind++)
 				;
-			if (kind < KINDS || all)
+			if (kind < NR_KINDS || all)
 				break;
 			/* fall through */
 		default:
@@ -302,14 +294,14 @@ int main(int argc, char **argv)
 		seed = now_ms() * 1000003 % 1000000007;
 	sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (sh == MAP_FAILED)
-		skip("mmap");
-	patched = have_shmem_wp();
+		skip("mmap: %s", strerror(errno));
+	patched = begin_test();
 	if (!patched && (all || kind != ANON)) {
 		errno = EOPNOTSUPP;
-		skip("write-protect of shared memory");
+		skip("write-protect of shared memory: %s", strerror(errno));
 	}
 	if (all)
-		runs *= KINDS;
+		runs *= NR_KINDS;
 	mkdir(CGROUP, 0755);
 	have_cgroup = !access(CGROUP "memory.high", W_OK);
 	hurry_khugepaged(true);
@@ -321,23 +313,23 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < runs && !rc; i++) {
 		pid_t pid;
 
-		seed = first + (all ? i / KINDS : i);
+		seed = first + (all ? i / NR_KINDS : i);
 		if (all)
-			kind = i % KINDS;
-		nr_pages = pages ?: kind == HUGETMPFS ? 1024 : 160;
+			kind = i % NR_KINDS;
+		nr_pages = pages ?: kind == HUGE ? 1024 : 160;
 		if (nr_pages > MAX_PAGES)
 			nr_pages = MAX_PAGES;
-		printf("seed %llu, kind %s\n", (unsigned long long)seed, kind_name[kind]);
+		printf("seed %llu, kind %s\n", seed, kind_name[kind]);
 		fflush(stdout);
 		pid = fork();
 		if (!pid)
 			run();
 		if (pid < 0 || waitpid(pid, &status, 0) != pid)
-			skip("fork");
+			skip("fork: %s", strerror(errno));
 		rc = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 		if (WIFSIGNALED(status))
 			printf("FAILED: signal %d, seed %llu\n", WTERMSIG(status),
-			       (unsigned long long)seed);
+			       seed);
 	}
 	hurry_khugepaged(false);
 	rmdir(CGROUP);
@@ -345,14 +337,14 @@ int main(int argc, char **argv)
 	printf("operations %llu, %llu per second, events %llu, checks %llu, swap-outs %llu, "
 	       "migrations %llu, splits %llu, collapses %llu, lost %llu, spurious %llu, cross %llu, "
 	       "content %llu, hang %llu, other %llu, stalls %llu, refused %llu\n",
-	       (unsigned long long)s->ops,
-	       (unsigned long long)(s->ops * 1000 / (now_ms() - t0 + 1)),
-	       (unsigned long long)s->events, (unsigned long long)s->checks,
-	       (unsigned long long)counted.swapout, (unsigned long long)counted.migrated,
-	       (unsigned long long)counted.split, (unsigned long long)counted.collapsed,
-	       (unsigned long long)s->lost, (unsigned long long)s->spurious,
-	       (unsigned long long)s->cross, (unsigned long long)s->content,
-	       (unsigned long long)s->hang, (unsigned long long)s->other,
-	       (unsigned long long)s->stalls, (unsigned long long)s->late);
+	       s->ops,
+	       (s->ops * 1000 / (now_ms() - t0 + 1)),
+	       s->events, s->checks,
+	       counted.swapout, counted.migrated,
+	       counted.split, counted.collapsed,
+	       s->lost, s->spurious,
+	       s->cross, s->content,
+	       s->hang, s->other,
+	       s->stalls, s->late);
 	return rc;
 }

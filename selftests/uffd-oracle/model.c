@@ -2,7 +2,7 @@
 /*
  * The model, and how what the kernel does compares with it
  */
-#define _GNU_SOURCE
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 struct map maps[PROCS * SLOTS];
@@ -19,12 +19,12 @@ u64 addr_of(struct map *m, int p)
 	return m->base + p * PAGE;
 }
 
-u64 arena(int slot, int nr)
+u64 area_of(int slot, int nr)
 {
-	u64 a = 0x100000000000ULL + (slot * 2 + nr) * (16 * HUGE) + 4 * HUGE;
+	u64 a = 0x100000000000ULL + (slot * 2 + nr) * (16 * HUGE_SIZE) + 4 * HUGE_SIZE;
 
 	/* Across the end of a page table, and not all aligned alike */
-	if (kind != HUGETMPFS)
+	if (kind != HUGE)
 		a -= nr_pages / 2 * PAGE;
 	return a + (slot == 2 ? 5 * PAGE : 0);
 }
@@ -139,7 +139,7 @@ void range_clear(struct map *m, int p, int n, uint8_t bits)
 		m->f[i] &= ~bits;
 }
 
-void set_wp(struct map *m, int p, int n, bool wp)
+void model_wp(struct map *m, int p, int n, bool wp)
 {
 	for (int i = p; i < p + n; i++) {
 		if (!wp)
@@ -240,7 +240,7 @@ static void check_pages(struct map *m, struct map *about, int from, int n)
 			continue;
 		bad(m != about ? &sh->total.cross : want ? &sh->total.lost : &sh->total.spurious,
 		    "pagemap of page %d of %s: %s protected, entry %016llx, model %02x", p, name(m),
-		    want ? "not" : "is", (unsigned long long)pm[p - from], m->f[p]);
+		    want ? "not" : "is", pm[p - from], m->f[p]);
 	}
 }
 
@@ -271,7 +271,7 @@ void check_file(void)
 	if (kind == ANON)
 		return;
 	for (u64 p = 0; p < size; p++) {
-		if (kind != HUGETMPFS) {
+		if (kind != HUGE) {
 			bool data = in_file(p);
 
 			if (data != exists[p])
@@ -283,8 +283,8 @@ void check_file(void)
 			BAD(other, "pread: %s", strerror(errno));
 		if (head != stamps[p] || tail != stamps[p])
 			BAD(content, "page %d of the file: %llx and %llx, not %llx", (int)p,
-			    (unsigned long long)head, (unsigned long long)tail,
-			    (unsigned long long)stamps[p]);
+			    head, tail,
+			    stamps[p]);
 	}
 }
 
@@ -295,7 +295,7 @@ static struct event want[MAX_PAGES * 2];
 static int wants;
 static unsigned int events_seen;
 
-void expect_event(struct map *m, int p, u64 flags)
+void due_event(struct map *m, int p, u64 flags)
 {
 	want[wants++] = (struct event){ m->proc, m->slot, 0, addr_of(m, p), flags };
 }
@@ -311,13 +311,13 @@ void check_events(void)
 
 		if (i >= (int)n)
 			BAD(lost, "no event for %llx, flags %llx",
-			    (unsigned long long)want[i].addr, (unsigned long long)want[i].flags);
+			    want[i].addr, want[i].flags);
 		if (i >= wants || e->proc != want[i].proc || e->slot != want[i].slot ||
 		    e->addr != want[i].addr || e->flags != want[i].flags)
 			BAD(spurious, "event for %d.%d %llx, flags %llx; wanted %s%llx", e->proc,
-			    e->slot, (unsigned long long)e->addr, (unsigned long long)e->flags,
+			    e->slot, e->addr, e->flags,
 			    i >= wants ? "none " : "",
-			    i >= wants ? 0ULL : (unsigned long long)want[i].addr);
+			    i >= wants ? 0ULL : want[i].addr);
 		if (e->error)
 			BAD(other, "monitor: %s", strerror(e->error));
 	}
@@ -383,13 +383,13 @@ int simulate(struct map *m, int p, bool write, u64 stamp, struct plan *plan)
 		case NO_FILE:
 			return NO_FILE;
 		case EV_MISSING:
-			expect_event(m, p, write ? UFFD_PAGEFAULT_FLAG_WRITE : 0);
+			due_event(m, p, write ? UFFD_PAGEFAULT_FLAG_WRITE : 0);
 			filled(m, p, plan->fill, plan->stamp);
 			break;
 		case EV_WP:
-			expect_event(m, p, UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_WRITE);
+			due_event(m, p, UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_WRITE);
 			page_was_faulted(m, p);
-			set_wp(m, p - plan->before, plan->before + plan->after + 1, false);
+			model_wp(m, p - plan->before, plan->before + plan->after + 1, false);
 		}
 	}
 }
@@ -420,7 +420,7 @@ static void check_soft_dirty(struct map *m, int p)
 		BAD(other, "pagemap: %s", strerror(errno));
 	if (!(pm & PM_SOFT_DIRTY) && (pm & PM_PRESENT))
 		BAD(content, "page %d of %s was written, but is not soft-dirty: %016llx", p, name(m),
-		    (unsigned long long)pm);
+		    pm);
 }
 
 void check_read(struct map *m, int p, struct touch *t)
@@ -429,9 +429,9 @@ void check_read(struct map *m, int p, struct touch *t)
 
 	if (t->head != c || t->tail != c)
 		BAD(content, "page %d of %s: %llx and %llx, not %llx; model %02x, own %llx, file %llx",
-		    p, name(m), (unsigned long long)t->head, (unsigned long long)t->tail,
-		    (unsigned long long)c, m->f[p], (unsigned long long)m->own[p],
-		    (unsigned long long)stamps[p]);
+		    p, name(m), t->head, t->tail,
+		    c, m->f[p], m->own[p],
+		    stamps[p]);
 }
 
 /* As long as there are events that nobody has read, nothing may be done. */
@@ -461,13 +461,13 @@ void fill_page(struct map *m, int p, int fill, u64 stamp)
 	if (is_too_early(m, "filling", ret))
 		return;
 	if (!ret) {
-		if (!m->priv && (kind == HUGETMPFS ? stamps[p] != 0 : exists[p]))
+		if (!m->priv && (kind == HUGE ? stamps[p] != 0 : exists[p]))
 			BAD(content, "page %d of %s was there, and has been filled", p, name(m));
 		if (own(m, p))
 			BAD(content, "own page %d of %s has been filled", p, name(m));
 		filled(m, p, fill, stamp);
 	} else if (ret == EEXIST) {
-		if (kind == HUGETMPFS || (kind != ANON && exists[p]) || own(m, p))
+		if (kind == HUGE || (kind != ANON && exists[p]) || own(m, p))
 			return;
 		BAD(other, "can't fill page %d of %s: it exists", p, name(m));
 	} else {
@@ -475,7 +475,7 @@ void fill_page(struct map *m, int p, int fill, u64 stamp)
 	}
 }
 
-void protect(struct map *m, int p, int n, bool wp)
+void wp_pages(struct map *m, int p, int n, bool wp)
 {
 	bool all = true;
 	long ret = IOCTL(m, UFFDIO_WRITEPROTECT, struct uffdio_writeprotect arg = {
@@ -487,7 +487,7 @@ void protect(struct map *m, int p, int n, bool wp)
 	if (is_too_early(m, wp ? "protect" : "unprotect", ret))
 		return;
 	if (ret == 0 && all)
-		set_wp(m, p, n, wp);
+		model_wp(m, p, n, wp);
 	else if (ret != ENOENT || (all && patched))
 		BAD(other, "%sprotect: %s, and the range %s registered", wp ? "" : "un",
 		    strerror(ret), all ? "is" : "is not");
@@ -500,7 +500,7 @@ static void resolve(struct map *m, int p, int what)
 
 	if (what == EV_WP) {
 		more(" unprotect %d-%d", (int)(p - plan->before), (int)(p + plan->after));
-		protect(m, p - plan->before, plan->before + plan->after + 1, false);
+		wp_pages(m, p - plan->before, plan->before + plan->after + 1, false);
 	} else {
 		more(" fill %d", plan->fill);
 		fill_page(m, p, plan->fill, plan->stamp);

@@ -2,13 +2,13 @@
 /*
  * What a step can be
  */
-#define _GNU_SOURCE
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 /* A huge page may be mapped although the file ends in it: stay away from there. */
 static int below_size(int p, int n)
 {
-	if (kind != HUGETMPFS || (u64)p + n <= size)
+	if (kind != HUGE || (u64)p + n <= size)
 		return n;
 	return (u64)p < size ? size - p : 0;
 }
@@ -33,7 +33,7 @@ static void op_access(bool write)
 	n = without_monitor(m, p, n, write);
 	if (!n)
 		return;
-	step("%s %s %d+%d", write ? "write" : "read", name(m), p, n);
+	note("%s %s %d+%d", write ? "write" : "read", name(m), p, n);
 	if (n == 1) {
 		access_page(m, p, write, TOUCH);
 		check(m, p, n);
@@ -98,7 +98,7 @@ static void op_kernel_write(void)
 	/* FOLL_FORCE is another matter, and /proc/mem can't wait for a monitor. */
 	if (how == MEM && (!(m->f[p] & F_WRITE) || (!sigbus && obstacle(m, p, true) >= EV_WP)))
 		how = VM_WRITEV;
-	step("%s %s %d", how_name[how], name(m), p);
+	note("%s %s %d", how_name[how], name(m), p);
 	access_page(m, p, true, how);
 	check(m, p, 1);
 }
@@ -110,7 +110,7 @@ static void op_file_write(void)
 	if (kind == ANON)
 		return;
 	random_range(&p, &n);
-	step("pwrite %d+%d", p, n);
+	note("pwrite %d+%d", p, n);
 	for (; n && (u64)p < size; n--, p++) {
 		stamps[p] = next_stamp++;
 		exists[p] = dirty[p] = true;
@@ -134,8 +134,8 @@ static void op_protect(bool wp)
 		uniform(m, &p, &n, F_RWP | (patched ? 0 : F_READ | F_WRITE));
 	if (late_touch_in(m, p, n))
 		return;
-	step("%s %s %d+%d", wp ? "protect" : "unprotect", name(m), p, n);
-	protect(m, p, n, wp);
+	note("%s %s %d+%d", wp ? "protect" : "unprotect", name(m), p, n);
+	wp_pages(m, p, n, wp);
 	check(m, p, n);
 }
 
@@ -158,7 +158,7 @@ void do_register(struct map *m, int p, int n, int mode)
 static int any_mode(void)
 {
 	/* Huge pages fill holes without asking. */
-	if (kind == HUGETMPFS || rnd(2))
+	if (kind == HUGE || rnd(2))
 		return F_RWP;
 	return rnd(3) ? F_RWP | F_RMISS : F_RMISS;
 }
@@ -175,7 +175,7 @@ static void op_register(void)
 		return;
 	if (!patched)	/* It can't be taken back. */
 		mode = F_RWP | ((mode | m->f[0]) & F_RMISS);
-	step("register %s %d+%d mode %d", name(m), p, n, mode);
+	note("register %s %d+%d mode %d", name(m), p, n, mode);
 	do_register(m, p, n, mode);
 	check(m, p, n);
 }
@@ -190,7 +190,7 @@ static void op_unregister(void)
 	if (!patched)
 		return;
 	random_range(&p, &n);
-	step("unregister %s %d+%d", name(m), p, n);
+	note("unregister %s %d+%d", name(m), p, n);
 	ret = IOCTL(m, UFFDIO_UNREGISTER, struct uffdio_range arg = { addr_of(m, p), n * PAGE });
 	if (ret)
 		BAD(other, "unregister: %s", strerror(ret));
@@ -222,7 +222,7 @@ static void op_close(void)
 
 	if (!patched || m->proc == 2)
 		return;
-	step("close %s", name(m));
+	note("close %s", name(m));
 	CALL(m->proc, X_CLOSE, m->slot);
 	range_clear(m, 0, nr_pages, F_WP | F_RWP | F_RMISS);
 	check(m, 0, nr_pages);
@@ -237,7 +237,7 @@ static void op_close(void)
 /* Reclaim drops pages that nobody has written. */
 static void after_reclaim(int p, int n)
 {
-	if (kind == ANON || kind == HUGETMPFS)
+	if (kind == ANON || kind == HUGE)
 		return;
 	for (int i = p; i < p + n; i++)
 		if (exists[i] && !dirty[i])
@@ -256,7 +256,7 @@ static void op_madvise(int advice)
 			if (maps[i].live && !maps[i].held && &maps[i] != m && !maps[i].priv)
 				SYS(maps[i].proc, madvise, addr_of(&maps[i], p), n * PAGE,
 				    MADV_DONTNEED);
-	step("madvise %s %d+%d %s", name(m), p, n, advice == MADV_DONTNEED ? "DONTNEED" :
+	note("madvise %s %d+%d %s", name(m), p, n, advice == MADV_DONTNEED ? "DONTNEED" :
 	     advice == MADV_COLD ? "COLD" : "PAGEOUT");
 	do {
 		if (SYS(m->proc, madvise, addr_of(m, p), n * PAGE, advice))
@@ -281,11 +281,11 @@ static void op_punch(void)
 	random_range(&p, &n);
 	uniform(m, &p, &n, F_WRITE);
 	if (rnd(2) && !m->priv && (m->f[p] & F_WRITE)) {
-		step("madvise %s %d+%d REMOVE", name(m), p, n);
+		note("madvise %s %d+%d REMOVE", name(m), p, n);
 		if (SYS(m->proc, madvise, addr_of(m, p), n * PAGE, MADV_REMOVE))
 			BAD(other, "MADV_REMOVE: %s", strerror(error));
 	} else {
-		step("punch %d+%d", p, n);
+		note("punch %d+%d", p, n);
 		if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, p * PAGE, n * PAGE))
 			BAD(other, "fallocate: %s", strerror(errno));
 	}
@@ -299,7 +299,7 @@ static void op_truncate(void)
 
 	if (kind == ANON || late_touch_waits())
 		return;
-	step("truncate %d to %d", (int)size, (int)to);
+	note("truncate %d to %d", (int)size, (int)to);
 	if (ftruncate(file, to * PAGE))
 		BAD(other, "ftruncate: %s", strerror(errno));
 	if (to < size)
@@ -309,7 +309,7 @@ static void op_truncate(void)
 	/* Not for long: there is not much to do beyond the end. */
 	if (size != nr_pages && rnd(2)) {
 		op_access(rnd(2));
-		step("truncate to %d", (int)nr_pages);
+		note("truncate to %d", (int)nr_pages);
 		if (ftruncate(file, nr_pages * PAGE))
 			BAD(other, "ftruncate: %s", strerror(errno));
 		size = nr_pages;
@@ -323,7 +323,7 @@ static void op_mprotect(void)
 	int p, n, prot = rnd(5) < 2 ? PROT_READ | PROT_WRITE : rnd(4);
 
 	random_range(&p, &n);
-	step("mprotect %s %d+%d %d", name(m), p, n, prot);
+	note("mprotect %s %d+%d %d", name(m), p, n, prot);
 	if (SYS(m->proc, mprotect, addr_of(m, p), n * PAGE, prot))
 		BAD(other, "mprotect: %s", strerror(error));
 	range_clear(m, p, n, F_READ | F_WRITE);
@@ -333,7 +333,7 @@ static void op_mprotect(void)
 	/* And back before long */
 	if (rnd(3) == 0)
 		return;
-	step("mprotect %s %d+%d back", name(m), p, n);
+	note("mprotect %s %d+%d back", name(m), p, n);
 	if (SYS(m->proc, mprotect, addr_of(m, p), n * PAGE, PROT_READ | PROT_WRITE))
 		BAD(other, "mprotect: %s", strerror(error));
 	for (int i = p; i < p + n; i++)
@@ -366,14 +366,14 @@ static bool do_mremap(struct map *m, int p, int n, u64 from, u64 to)
 static void op_mremap(void)
 {
 	struct map *m = random_map();
-	u64 other = arena(m->slot, !m->arena);
+	u64 other = area_of(m->slot, !m->arena);
 	int p, n;
 
 	if (!patched && m->uffd >= 0)
 		return;
 	random_range(&p, &n);
 	uniform(m, &p, &n, F_READ | F_WRITE | F_RWP | F_RMISS);
-	step("mremap %s %d+%d", name(m), p, n);
+	note("mremap %s %d+%d", name(m), p, n);
 	if (!do_mremap(m, p, n, m->base, other)) {
 		more(" failed");
 		reserve(m->proc, other);
@@ -395,7 +395,7 @@ static void op_mremap(void)
 				BAD(other, "pagemap: %s", strerror(errno));
 			if (!(pm & PM_UFFD_WP) != !(m->f[i] & F_WP))
 				BAD(spurious, "after mremap: page %d: %016llx, model %02x", i,
-				    (unsigned long long)pm, m->f[i]);
+				    pm, m->f[i]);
 		}
 	}
 	if (!do_mremap(m, p, n, other, m->base))
@@ -418,7 +418,7 @@ void new_mapping(struct map *m)
 		BAD(other, "mmap: %s", strerror(error));
 	if (kind == ANON)
 		SYS(m->proc, madvise, m->base, nr_pages * PAGE, MADV_NOHUGEPAGE);
-	if (kind == HUGETMPFS && m->slot < 2)
+	if (kind == HUGE && m->slot < 2)
 		SYS(m->proc, madvise, m->base, nr_pages * PAGE, MADV_HUGEPAGE);
 	memset(m->f, F_READ | F_WRITE, nr_pages);
 }
@@ -427,7 +427,7 @@ static void op_remap_fresh(void)
 {
 	struct map *m = random_map();
 
-	step("map anew %s", name(m));
+	note("map anew %s", name(m));
 	if (rnd(2) && SYS(m->proc, munmap, m->base, nr_pages * PAGE))
 		BAD(other, "munmap: %s", strerror(error));
 	new_mapping(m);
@@ -449,7 +449,7 @@ void open_proc(int i, pid_t pid)
 	sprintf(path, "/proc/%d/clear_refs", pid);
 	procs[i].clear_refs = open(path, O_WRONLY | O_CLOEXEC);
 	if (procs[i].pagemap < 0 || procs[i].mem < 0 || procs[i].clear_refs < 0)
-		skip(path);
+		skip("%s: %s", path, strerror(errno));
 }
 
 static void close_proc(int i)
@@ -527,14 +527,14 @@ static void op_fork(void)
 
 	if (procs[2].live || late_monitor())
 		return;
-	step("fork %d", parent);
+	note("fork %d", parent);
 	uffds = fork_begins(parent);
 	fork_ended(parent, CALL(parent, X_FORK, uffds));
 }
 
 void end_child(void)
 {
-	step("exit of the child");
+	note("exit of the child");
 	CALL(2, X_EXIT, 0);
 	while (!kill(procs[2].pid, 0))
 		usleep(100);
@@ -558,7 +558,7 @@ static void op_migrate(void)
 	static int nodes[MAX_PAGES], status[MAX_PAGES];
 
 	random_range(&p, &n);
-	step("migrate %s %d+%d to %d", name(m), p, n, node);
+	note("migrate %s %d+%d to %d", name(m), p, n, node);
 	for (int i = 0; i < n; i++) {
 		pages[i] = (void *)addr_of(m, p + i);
 		nodes[i] = node;
@@ -571,7 +571,7 @@ static void op_clear_refs(void)
 {
 	int i = rnd(2);
 
-	step("clear_refs 4 of %d", i);
+	note("clear_refs 4 of %d", i);
 	if (write(procs[i].clear_refs, "4", 1) != 1)
 		BAD(other, "clear_refs: %s", strerror(errno));
 	check_all(NULL);
@@ -588,7 +588,7 @@ static void op_fill(void)
 	if (!(m->f[p] & (F_RWP | F_RMISS)) || late_touch_in(m, p, n))
 		return;
 	fill = any_fill(m, p);
-	step("fill %d %s %d+%d", fill, name(m), p, n);
+	note("fill %d %s %d+%d", fill, name(m), p, n);
 	for (; n && (kind == ANON || (u64)p < size); n--, p++)
 		fill_page(m, p, fill, next_stamp++);
 	check(m, p, n);
@@ -610,7 +610,7 @@ static void op_populate(void)
 		}
 	if (!n)
 		return;
-	step("mlock, munlock %s %d+%d", name(m), p, n);
+	note("mlock, munlock %s %d+%d", name(m), p, n);
 	if (SYS(m->proc, mlock, addr_of(m, p), n * PAGE) ||
 	    SYS(m->proc, munlock, addr_of(m, p), n * PAGE))
 		BAD(other, "mlock: %s", strerror(error));
@@ -628,41 +628,42 @@ static void op_reclaim(void)
 	if (!have_cgroup)
 		return;
 	now = get_number(CGROUP "memory.current");
-	step("reclaim %d pages of %d", (int)(less / PAGE), (int)(now / PAGE));
-	sprintf(text, "%llu", (unsigned long long)(now > 2 * less ? now - less : now));
-	put(CGROUP "memory.high", text);
-	put(CGROUP "memory.high", "max");
+	note("reclaim %d pages of %d", (int)(less / PAGE), (int)(now / PAGE));
+	sprintf(text, "%llu", (now > 2 * less ? now - less : now));
+	write_file(CGROUP "memory.high", text);
+	write_file(CGROUP "memory.high", "max");
 	after_reclaim(0, nr_pages);
 	check_all(NULL);
 }
 
 static void op_compact(void)
 {
-	step("compact");
-	put("/proc/sys/vm/compact_memory", "1");
+	note("compact");
+	write_file("/proc/sys/vm/compact_memory", "1");
 	check_all(NULL);
 }
 
 static void op_collapse(void)
 {
-	u64 scans, end;
+	long long end;
+	u64 scans;
 
-	if (kind != HUGETMPFS)
+	if (kind != HUGE)
 		return;
-	step("wait for khugepaged");
-	scans = get_number(THP "khugepaged/full_scans");
+	note("wait for khugepaged");
+	scans = get_number(THP_DIR "khugepaged/full_scans");
 	end = now_ms() + 300;
-	while (get_number(THP "khugepaged/full_scans") < scans + 2 && now_ms() < end)
+	while (get_number(THP_DIR "khugepaged/full_scans") < scans + 2 && now_ms() < end)
 		usleep(5000);
 	check_all(NULL);
 }
 
 static void op_split(void)
 {
-	if (kind != HUGETMPFS)
+	if (kind != HUGE)
 		return;
-	step("split huge pages");
-	put("/sys/kernel/debug/split_huge_pages", "1");
+	note("split huge pages");
+	write_file("/sys/kernel/debug/split_huge_pages", "1");
 	check_all(NULL);
 }
 
@@ -673,12 +674,12 @@ static void op_swapoff(void)
 
 	if (!patched && kind == ANON)
 		return;
-	get_text("/proc/swaps", text, sizeof(text));
+	read_file("/proc/swaps", text, sizeof(text));
 	for (char *l = strchr(text, '\n'); l && l[1] == '/' && n < 4; l = strchr(l + 1, '\n'))
 		name[n++] = l + 1;
 	for (int i = 0; i < n; i++)
 		name[i][strcspn(name[i], " \t")] = 0;
-	step("swapoff, swapon");
+	note("swapoff, swapon");
 	for (int i = 0; i < n; i++)
 		if (swapoff(name[i]) && errno != ENOMEM)
 			BAD(other, "swapoff: %s", strerror(errno));
@@ -690,12 +691,12 @@ static void op_swapoff(void)
 
 static void op_check_file(void)
 {
-	step("check the file");
+	note("check the file");
 	check_file();
 }
 
-static void op_read(void) { op_access(false); }
-static void op_write(void) { op_access(true); }
+static void op_read_pages(void) { op_access(false); }
+static void op_write_pages(void) { op_access(true); }
 static void op_wp(void) { op_protect(true); }
 static void op_unwp(void) { op_protect(false); }
 static void op_dontneed(void) { op_madvise(MADV_DONTNEED); }
@@ -706,7 +707,7 @@ static const struct {
 	void (*fn)(void);
 	int weight;
 } op_table[] = {
-	{ op_wp, 1600 }, { op_unwp, 600 }, { op_write, 2200 }, { op_read, 1400 },
+	{ op_wp, 1600 }, { op_unwp, 600 }, { op_write_pages, 2200 }, { op_read_pages, 1400 },
 	{ op_kernel_write, 700 }, { op_file_write, 300 }, { op_fill, 500 }, { op_populate, 150 },
 	{ op_dontneed, 600 }, { op_pageout, 400 }, { op_cold, 100 }, { op_migrate, 250 },
 	{ op_punch, 400 }, { op_truncate, 100 }, { op_mprotect, 350 }, { op_mremap, 200 },

@@ -9,11 +9,10 @@
 #define PROCS		3		/* driver, worker, child of one of them */
 #define SLOTS		3		/* mappings of each */
 #define HELPERS		4		/* threads of each that may wait for a monitor */
-#define MAX_PAGES	1024
 #define RING		40		/* steps to print after a failure */
 #define EVENTS		8192
 
-extern enum kind kind;
+extern enum mem kind;
 extern bool sigbus, replay, patched, have_cgroup;
 extern u64 seed, nr_pages;
 
@@ -69,7 +68,7 @@ extern struct shared {
  */
 void pf(2) __attribute__((noreturn)) bad(u64 *what, const char *fmt, ...);
 #define BAD(what, ...)	bad(&sh->total.what, __VA_ARGS__)
-void pf(1) step(const char *fmt, ...);
+void pf(1) note(const char *fmt, ...);
 void pf(1) more(const char *fmt, ...);	/* about the step that runs */
 extern u64 step_nr;
 
@@ -148,7 +147,7 @@ enum obstacle { GO, NO_PROT, NO_FILE, EV_WP, EV_MISSING };
 enum how { TOUCH, READ_INTO, VM_WRITEV, MEM };
 
 u64 addr_of(struct map *m, int p);
-u64 arena(int slot, int nr);
+u64 area_of(int slot, int nr);
 void reserve(int proc, u64 addr);
 bool own(struct map *m, int p);
 bool registered(struct map *m);
@@ -158,7 +157,7 @@ void accessed(struct map *m, int p, bool write, u64 stamp);
 void zapped(struct map *m, int p);
 void punched(int p, int n, bool even_cows);
 void range_clear(struct map *m, int p, int n, uint8_t bits);
-void set_wp(struct map *m, int p, int n, bool wp);
+void model_wp(struct map *m, int p, int n, bool wp);
 void random_range(int *p, int *n);
 void uniform(struct map *m, int *p, int *n, uint8_t mask);
 struct map *any_map(void);	/* perhaps one that is held */
@@ -170,7 +169,7 @@ void check(struct map *m, int p, int n);
 void check_all(struct map *about);
 bool in_file(int p);
 void check_file(void);
-void expect_event(struct map *m, int p, u64 flags);
+void due_event(struct map *m, int p, u64 flags);
 void check_events(void);
 int any_fill(struct map *m, int p);
 struct plan *make_plan(struct map *m, int p, bool alone);
@@ -179,7 +178,7 @@ int simulate(struct map *m, int p, bool write, u64 stamp, struct plan *plan);
 void judge(struct map *m, int p, bool write, int what, int out, bool kernel);
 void check_read(struct map *m, int p, struct touch *t);
 void fill_page(struct map *m, int p, int fill, u64 stamp);
-void protect(struct map *m, int p, int n, bool wp);
+void wp_pages(struct map *m, int p, int n, bool wp);
 void access_page(struct map *m, int p, bool write, enum how how);
 
 /*

@@ -2,7 +2,7 @@
 /*
  * One process: its faults, its monitor thread, the commands it takes.
  */
-#define _GNU_SOURCE
+#include "uffd-wp.h"
 #include "uffd-oracle.h"
 
 int me;
@@ -30,7 +30,7 @@ void catch_faults(void)
 	sigaction(SIGSEGV, &sa, NULL);
 }
 
-static void touch(struct touch *t, bool write)
+static void touch_page(struct touch *t, bool write)
 {
 	volatile u64 *p = (u64 *)t->addr;
 	int sig = sigsetjmp(fault, 0);
@@ -208,7 +208,7 @@ static void start_thread(void *(*fn)(void *), void *arg)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 65536);
 	if (pthread_create(&t, &attr, fn, arg))
-		skip("pthread_create");
+		skip("pthread_create: %s", strerror(errno));
 	pthread_detach(t);
 }
 
@@ -264,10 +264,10 @@ static long execute(int op, const long *a)
 		return syscall(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
 	case X_TOUCH:
 		for (long i = 0; i < a[0]; i++)
-			touch(&sh->touch[i], a[1]);
+			touch_page(&sh->touch[i], a[1]);
 		return 0;
 	case X_LATE_TOUCH:
-		touch(&sh->late_touch, true);
+		touch_page(&sh->late_touch, true);
 		return 0;
 	case X_OPEN: {
 		struct uffdio_api api = { .api = UFFD_API, .features = a[1] };
@@ -362,7 +362,7 @@ static void where_is(pid_t pid, struct chan *c, char *text, size_t len)
 	char path[64], all[4096], *state, *switches;
 
 	sprintf(path, "/proc/%d/task/%d/status", pid, load(&c->tid));
-	get_text(path, all, sizeof(all));
+	read_file(path, all, sizeof(all));
 	state = strstr(all, "State:");
 	switches = strstr(all, "voluntary_ctxt_switches");
 	snprintf(text, len, "%.9s %s", state ?: "", switches ?: "");
