@@ -148,11 +148,13 @@ void do_register(struct map *m, int p, int n, int mode)
 
 	if (ret)
 		BAD(other, "register: %s", strerror(ret));
-	if (!(mode & F_RWP))
-		range_clear(m, p, n, F_WP);
-	range_clear(m, p, n, F_RWP | F_RMISS);
-	for (int i = p; i < p + n; i++)
+	/* Where all of it is there, nothing changes; else it takes the place of what is */
+	for (int i = p; i < p + n; i++) {
+		if ((m->f[i] & mode) == mode)
+			continue;
+		range_clear(m, i, 1, F_RWP | F_RMISS | (mode & F_RWP ? 0 : F_WP));
 		m->f[i] |= mode;
+	}
 }
 
 static int any_mode(void)
