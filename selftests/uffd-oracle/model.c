@@ -560,6 +560,9 @@ void access_page(struct map *m, int p, bool write, enum how how)
 		judge(m, p, write, what, out, how != TOUCH);
 	} else for (;;) {
 		out = access_once(m, p, write, how, stamp);
+		/* Reclaim may have dropped a page that was only read: a hole again */
+		if (out == OUT_BUS && kind != ANON && exists[p] && !dirty[p])
+			exists[p] = in_file(p);
 		what = obstacle(m, p, write);
 		judge(m, p, write, what, out, how != TOUCH);
 		if (what == GO)
