@@ -274,9 +274,12 @@ void check_file(void)
 		if (kind != HUGE) {
 			bool data = in_file(p);
 
+			/* Reclaim may drop a page that was only read */
+			if (!data && !dirty[p])
+				exists[p] = false;
 			if (data != exists[p])
-				BAD(content, "page %d of the file %s exist", (int)p,
-				    data ? "should not" : "should");
+				BAD(content, "page %d of the file %s exist, stamp %llx", (int)p,
+				    data ? "should not" : "should", stamps[p]);
 		}
 		if (pread(file, &head, 8, p * PAGE) != 8 ||
 		    pread(file, &tail, 8, p * PAGE + TAIL) != 8)
