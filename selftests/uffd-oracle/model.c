@@ -464,6 +464,9 @@ void fill_page(struct map *m, int p, int fill, u64 stamp)
 	if (is_too_early(m, "filling", ret))
 		return;
 	if (!ret) {
+		/* Reclaim may have dropped a page that was only read */
+		if (kind != ANON && kind != HUGE && !dirty[p])
+			exists[p] = false;
 		if (!m->priv && (kind == HUGE ? stamps[p] != 0 : exists[p]))
 			BAD(content, "page %d of %s was there, and has been filled", p, name(m));
 		if (own(m, p))
