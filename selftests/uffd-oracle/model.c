@@ -465,7 +465,7 @@ void fill_page(struct map *m, int p, int fill, u64 stamp)
 		return;
 	if (!ret) {
 		/* Reclaim may have dropped a page that was only read */
-		if (kind != ANON && kind != HUGE && !dirty[p])
+		if (!m->priv && kind != HUGE && !dirty[p])
 			exists[p] = false;
 		if (!m->priv && (kind == HUGE ? stamps[p] != 0 : exists[p]))
 			BAD(content, "page %d of %s was there, and has been filled", p, name(m));
