@@ -5,9 +5,18 @@
 root=$(cd "$(dirname "$0")/.." && pwd)
 root=${root%/tools}
 me=${0##*/}
+# SERIES=file: another series, for the kernel that its header names: patches in
+# patches/ as well, a kernel tree and an out/ of its own.
+series=${SERIES:-$root/mm-shmem-uffd-wp.series}
+case $series in /*) ;; *) series=$PWD/$series ;; esac
+
+# header NAME: a "# name: value" line of the series file.
+header() { sed -n "s/^# $1: *//p" "$series"; }
+
 out=$root/out
+tree_name=$(header tree)
+[ -z "$tree_name" ] || out=$root/out/$tree_name
 log=$out/log
-series=$root/mm-shmem-uffd-wp.series
 
 # The kernel tree under test: our own import, or a work tree of the user's
 # repository (LINUX=/path) with one new branch.
@@ -15,7 +24,7 @@ if [ "${LINUX:-}" ]; then
 	linux=$root/linux-own
 	branch=uffd-wp-shmem
 else
-	linux=$root/linux
+	linux=$root/${tree_name:-linux}
 	branch=series
 fi
 

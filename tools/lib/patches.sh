@@ -2,9 +2,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Sourced after common.sh: from commits to patches and back.
 
-# A "# name: value" line of the series file.
-header() { sed -n "s/^# $1: *//p" "$series"; }
-
 # git that does not depend on the user's configuration.
 plain_git() {
 	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null git \

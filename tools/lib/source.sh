@@ -50,7 +50,7 @@ checkout_tree() {
 		--work-tree="$out/src" -c core.fileMode=true read-tree --reset -u "$tree"
 }
 
-export CCACHE_DIR="$out/ccache" CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=4G
+export CCACHE_DIR="$root/out/ccache" CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=4G
 cc=gcc
 command -v ccache >/dev/null && cc='ccache gcc'
 # kmake STEP LOG ARG...
