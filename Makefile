@@ -12,6 +12,13 @@ run:
 	@tools/prepare
 	@tools/vmtest anon shmem
 
+# make mainline     the same for today's mainline, with patches/mainline/
+mainline: export SERIES = $(CURDIR)/patches/mainline/series
+mainline:
+	@tools/lib/deps run
+	@tools/prepare
+	@tools/vmtest quick
+
 # make demo         snapshots of shared memory that processes write meanwhile
 demo:
 	@tools/lib/deps run
@@ -84,4 +91,4 @@ distclean: clean
 	@tools/prepare discard
 	rm -rf out
 
-.PHONY: help run demo check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean
+.PHONY: help run mainline demo check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean
