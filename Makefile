@@ -62,6 +62,13 @@ bench:
 	@tools/prepare
 	@tools/bench
 	@tools/lib/sizes
+	@tools/lib/cost
+
+# make coverage     which lines of the patches the tests run
+coverage:
+	@tools/lib/deps run
+	@tools/prepare
+	@tools/coverage
 
 # make figures      write what bench and mutants have measured into Documentation/
 figures:
@@ -91,4 +98,4 @@ distclean: clean
 	@tools/prepare discard
 	rm -rf out
 
-.PHONY: help run mainline demo check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean
+.PHONY: help run mainline demo check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean

@@ -3,7 +3,7 @@
  * What write protection by userfaultfd costs, and what it costs those who do
  * not use it: instructions and page faults per page of 4 KiB.
  *
- * usage: bench [-r REPEATS] [-m MIB] shmem|anon [ROW...]
+ * usage: bench [-r REPEATS] [-m MIB] [-n] shmem|anon [ROW...]
  *        bench [-r REPEATS] [-m MIB] smp
  *
  * ROW is a name below, or a shell pattern.  Prints for each row
@@ -12,6 +12,8 @@
  *
  * UNIT is insn/page, or what stands in the row's name.  "# skip" says why a row
  * does not run, on a kernel that has no write protection for shmem, say.
+ *
+ * -n registers an MMU notifier, that of CONFIG_TEST_HMM.
  *
  * Time is the time stamp counter.  In QEMU with -icount shift=0 and one CPU it
  * counts the instructions that the guest executes, kernel and all.  Each row is
@@ -35,7 +37,9 @@
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -103,6 +107,12 @@ static __attribute__((noinline)) void stop(void)
 	faults = count_faults() - f0;
 	per = pages;
 	unit = "insn/page";
+}
+
+/* Where tools/lib/cost takes down what the kernel has done from start() to stop() */
+static __attribute__((noinline)) void done(void)
+{
+	asm volatile("");
 }
 
 /* ---- memory ---- */
@@ -205,6 +215,23 @@ static long number(const char *file, const char *word)
 static long huge_kib(void)
 {
 	return number("/proc/self/smaps", shmem ? "ShmemPmdMapped:" : "AnonHugePages:");
+}
+
+/* The device mirrors our address space while it is open */
+static void register_notifier(void)
+{
+	static const char dev[] = "/tmp/bench-hmm";
+	FILE *f = fopen("/proc/devices", "re");
+	char line[256];
+	int nr = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (strstr(line, " HMM_DMIRROR"))
+			nr = atoi(line);
+	unlink(dev);
+	check(f && nr && !mknod(dev, S_IFCHR | 0600, makedev(nr, 0)) &&
+	      open(dev, O_RDWR | O_CLOEXEC) >= 0, "CONFIG_TEST_HMM");
+	fclose(f);
 }
 
 /* ---- userfaultfd ---- */
@@ -792,8 +819,10 @@ static bool run_once(const struct row *r, size_t len)
 		if (!ok && errno != EINVAL)
 			die("UFFDIO_REGISTER");
 	}
-	if (ok)
+	if (ok) {
 		r->run();
+		done();
+	}
 	unmap();
 	return ok;
 }
@@ -809,11 +838,13 @@ int main(int argc, char **argv)
 		execv("/proc/self/exe", argv);
 		die("exec");
 	}
-	while ((opt = getopt(argc, argv, "r:m:")) != -1) {
+	while ((opt = getopt(argc, argv, "r:m:n")) != -1) {
 		if (opt == 'r')
 			repeats = atoi(optarg);
 		else if (opt == 'm')
 			len = strtoul(optarg, NULL, 0) << 20;
+		else if (opt == 'n')
+			register_notifier();
 		else
 			return 2;
 	}
