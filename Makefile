@@ -91,11 +91,13 @@ vmtest:
 # make clean        remove what was built
 clean:
 	rm -rf out/build out/src out/src.git out/src.lock out/vm out/log out/alone out/scratch-*
+	@if [ -d out/linux-mainline ]; then cd out/linux-mainline && rm -rf build src src.git src.lock vm log; fi
 	@if [ -d linux ]; then git -C linux worktree prune; fi
 
 # make distclean    remove the kernel tree and downloads too, but no work of yours
 distclean: clean
 	@tools/prepare discard
+	@SERIES=patches/mainline/series tools/prepare discard
 	rm -rf out
 
 .PHONY: help run mainline demo check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
