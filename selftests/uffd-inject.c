@@ -211,6 +211,29 @@ static bool lift(unsigned int n)
 	return hit;
 }
 
+/* A part of what is protected as a whole, where there may be no page table for it */
+static bool lift_part(unsigned int n)
+{
+	bool hit;
+	int err;
+
+	len = 1024 * PAGE;
+	set_up(UFFDIO_REGISTER_MODE_WP);
+	wp_pages(mem, 1024, true);
+	arm(n);
+	err = uffd_wp(uffd, (u64)mem + 100 * PAGE, 50 * PAGE, false);
+	hit = disarm();
+	want_error(err, hit, "unprotect");
+	want_protected(mem, 1024, err ? 1024 : 974, "after unprotecting a part");
+	wp_pages(mem + 100 * PAGE, 50, false);
+	want_protected(mem, 1024, 974, "after a second try");
+	if (!write_faults(mem + 99 * PAGE) || write_faults(mem + 100 * PAGE) ||
+	    write_faults(mem + 149 * PAGE) || !write_faults(mem + 150 * PAGE))
+		fail("a write after unprotecting a part");
+	failures += !!err;
+	return hit;
+}
+
 /* Read, then write, by the processor and by the kernel */
 static bool faults(unsigned int n)
 {
@@ -466,6 +489,7 @@ static const struct {
 	{ "protect", protect_holes, 0, true },
 	{ "protect, without tables", protect_nothing, 0, true },
 	{ "unprotect", lift, 0, false },
+	{ "unprotect a part", lift_part, 0, false },
 	{ "faults", faults, 0, false },
 	{ "fork", fork_it, 0, true },
 	{ "fork, with event", fork_it, UFFD_FEATURE_EVENT_FORK, true },
@@ -563,6 +587,8 @@ static void at_limit(void)
 
 	len = 4UL << 30;
 	features = UFFD_FEATURE_SIGBUS;
+	/* A shared mapping takes hardly any page tables */
+	kind = PRIVATE;
 	if (write_file("/proc/self/oom_score_adj", "-1000") || !put_limit("cgroup.procs", "0"))
 		skip("cgroup: %s", strerror(errno));
 	set_up(UFFDIO_REGISTER_MODE_WP);
@@ -635,6 +661,8 @@ static void protect_much(void)
 
 	len = 256UL << 30;
 	features = 0;
+	/* In a shared mapping it is done at once */
+	kind = PRIVATE;
 	set_up(UFFDIO_REGISTER_MODE_WP);
 	pthread_create(&t, NULL, protect_all, NULL);
 	pause();
