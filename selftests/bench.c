@@ -578,11 +578,49 @@ static void row_wp_sparse_tables(void)
 	faults = 0;
 }
 
+static void row_wp_sparse_unprotect(void)
+{
+	wp(true);
+	start();
+	wp(false);
+	stop();
+}
+
+static void row_wp_sparse_munmap(void)
+{
+	wp(true);
+	start();
+	munmap(mem, size);
+	stop();
+	mem = NULL;
+}
+
+/* Small pages in the page cache, below what is protected as a whole */
+static void row_wp_pmd_read(void)
+{
+	static char buf[1 << 16];
+
+	for (size_t off = 0; off < size; off += sizeof(buf))
+		check(pwrite(memfd, buf, sizeof(buf), off) == sizeof(buf), "pwrite");
+	wp(true);
+	start();
+	touch_read();
+	stop();
+}
+
 static void row_wp_huge_protect(void)
 {
 	check(huge_kib() * 1024 == (long)size, "not mapped huge");
 	start();
 	wp(true);
+	stop();
+}
+
+static void row_wp_huge_unprotect(void)
+{
+	row_wp_huge_protect();
+	start();
+	wp(false);
 	stop();
 }
 
@@ -790,7 +828,11 @@ static const struct row {
 	{ "wp-munmap", row_wp_munmap, BOTH | WP },
 	{ "wp-sparse-protect", protect_sparse, SHMEM | WP | EMPTY | SPARSE },
 	{ "wp-sparse-tables", row_wp_sparse_tables, SHMEM | WP | EMPTY | SPARSE },
+	{ "wp-sparse-unprotect", row_wp_sparse_unprotect, SHMEM | WP | EMPTY | SPARSE },
+	{ "wp-sparse-munmap", row_wp_sparse_munmap, SHMEM | WP | EMPTY | SPARSE },
+	{ "wp-pmd-read", row_wp_pmd_read, SHMEM | WP | EMPTY },
 	{ "wp-huge-protect", row_wp_huge_protect, SHMEM | WP | HUGEMAP },
+	{ "wp-huge-unprotect", row_wp_huge_unprotect, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-read", row_wp_huge_read, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-stays", row_wp_huge_stays, SHMEM | WP | HUGEMAP },
 	{ "wp-snapshot", row_wp_snapshot, BOTH | WP },
