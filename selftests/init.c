@@ -36,6 +36,7 @@
 #define OUTPUT_MAX	(1 << 20)	/* bytes of one test's output */
 #define ZRAM		"/dev/zram0"
 #define DISK		"/dev/vda"
+#define NR_HUGE		"/proc/sys/vm/nr_hugepages"
 #define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 static FILE *report;
@@ -291,13 +292,17 @@ static bool has_flag(const char *flags, const char *flag)
 
 static void prepare(const char *flags)
 {
-	const char *thp = strstr(flags, "thp=");
-	char text[16] = "advise";
+	const char *thp = strstr(flags, "thp="), *huge = strstr(flags, "hugepages=");
+	char text[16] = "advise", number[16] = "0";
 
 	if (thp)
 		sscanf(thp, "thp=%15s", text);
 	if (!put(SHMEM_THP, text))
 		bail_out(SHMEM_THP);
+	if (huge)
+		sscanf(huge, "hugepages=%15[0-9]", number);
+	if (!put(NR_HUGE, number) && huge)
+		bail_out(NR_HUGE);
 	swap(!has_flag(flags, "no-swap"));
 }
 

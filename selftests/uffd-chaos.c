@@ -601,9 +601,9 @@ int main(int argc, char **argv)
 		case 't': seconds = strtoull(optarg, NULL, 0); break;
 		case 'r': rounds = strtoull(optarg, NULL, 0); break;
 		case 'k':
-			for (kind = 0; kind < NR_KINDS && strcmp(kind_name[kind], optarg); kind++)
+			for (kind = 0; kind < NR_SMALL_KINDS && strcmp(kind_name[kind], optarg); kind++)
 				;
-			if (kind < NR_KINDS)
+			if (kind < NR_SMALL_KINDS)
 				break;
 			/* fall through */
 		default:

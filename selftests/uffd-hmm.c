@@ -353,7 +353,7 @@ int main(void)
 	if (!begin_test())
 		fail("no write-protect of shared memory");
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		for (kind = 0; kind < NR_KINDS; kind++) {
+		for (kind = 0; kind < NR_SMALL_KINDS; kind++) {
 			int status = 0;
 			pid_t pid;
 

@@ -21,6 +21,9 @@
 #define add(p, v)	__atomic_add_fetch(p, v, __ATOMIC_SEQ_CST)
 #define pf(n)		__attribute__((format(printf, n, n + 1)))
 
+/* Kinds of memory with small pages; the others come last */
+#define NR_SMALL_KINDS	HUGETLB
+
 typedef __u64 u64;
 
 /* One for all files of a program */
@@ -47,10 +50,21 @@ static inline int uffd_wp(int fd, u64 addr, u64 len, bool wp)
 	return -try_wp(fd, (char *)addr, len, wp ? MODE_WP : 0);
 }
 
+/* The file behind a shared mapping at that address */
+static inline int file_of_map(void *a, u64 bytes)
+{
+	char path[64];
+
+	sprintf(path, "/proc/self/map_files/%lx-%lx", (long)a, (long)a + (long)bytes);
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* Of kind sysv: the segment, which goes with its last attachment once removed */
+int sysv_id __attribute__((weak)) = -1;
+
 /* -1 for anon */
 static inline int make_file(enum mem kind, u64 bytes)
 {
-	char path[64];
 	int fd, dir;
 	void *a;
 
@@ -58,9 +72,13 @@ static inline int make_file(enum mem kind, u64 bytes)
 		return -1;
 	if (kind == SHANON) {
 		a = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		sprintf(path, "/proc/self/map_files/%lx-%lx", (long)a, (long)a + (long)bytes);
-		fd = open(path, O_RDWR | O_CLOEXEC);
+		fd = file_of_map(a, bytes);
 		munmap(a, bytes);
+	} else if (kind == SYSV) {
+		sysv_id = sysv_new(bytes, 0);
+		a = shmat(sysv_id, NULL, 0);
+		fd = file_of_map(a, bytes);
+		shmdt(a);
 	} else if (kind == HUGE) {
 		/* Huge pages without asking: mappings that don't advise have some, too. */
 		dir = mount_private("tmpfs", "huge=always");

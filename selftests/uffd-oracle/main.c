@@ -186,6 +186,8 @@ static void finish(void)
 		range_clear(m, 0, nr_pages, F_RWP | F_RMISS | F_WP);
 	}
 	check_all(NULL);
+	if (kind == SYSV)
+		shmctl(sysv_id, IPC_RMID, NULL);
 }
 
 /* One run, in a process of its own. */
@@ -247,7 +249,7 @@ static const struct option options[] = {
 };
 
 static const char help[] =
-"  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private; anon, which also\n"
+"  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private, sysv; anon, which also\n"
 "               runs on a kernel that can't do the others; or all, one run each\n"
 "  --seed S     default is a random one; it is printed\n"
 "  --ops N      number of operations of a run, default 20000\n"
@@ -280,9 +282,9 @@ int main(int argc, char **argv)
 		case 'R': replay = true; break;
 		case 'k':
 			all = !strcmp(optarg, "all");
-			for (kind = 0; kind < NR_KINDS && strcmp(kind_name[kind], optarg); kind++)
+			for (kind = 0; kind < NR_SMALL_KINDS && strcmp(kind_name[kind], optarg); kind++)
 				;
-			if (kind < NR_KINDS || all)
+			if (kind < NR_SMALL_KINDS || all)
 				break;
 			/* fall through */
 		default:
@@ -301,7 +303,7 @@ int main(int argc, char **argv)
 		skip("write-protect of shared memory: %s", strerror(errno));
 	}
 	if (all)
-		runs *= NR_KINDS;
+		runs *= NR_SMALL_KINDS;
 	mkdir(CGROUP, 0755);
 	have_cgroup = !access(CGROUP "memory.high", W_OK);
 	hurry_khugepaged(true);
@@ -313,9 +315,9 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < runs && !rc; i++) {
 		pid_t pid;
 
-		seed = first + (all ? i / NR_KINDS : i);
+		seed = first + (all ? i / NR_SMALL_KINDS : i);
 		if (all)
-			kind = i % NR_KINDS;
+			kind = i % NR_SMALL_KINDS;
 		nr_pages = pages ?: kind == HUGE ? 1024 : 160;
 		if (nr_pages > MAX_PAGES)
 			nr_pages = MAX_PAGES;

@@ -299,7 +299,7 @@ static void op_truncate(void)
 {
 	u64 to = rnd(3) || size != nr_pages ? nr_pages : rnd(nr_pages + 1);
 
-	if (kind == ANON || late_touch_waits())
+	if (kind == ANON || kind == SYSV || late_touch_waits())
 		return;
 	note("truncate %d to %d", (int)size, (int)to);
 	if (ftruncate(file, to * PAGE))
@@ -415,9 +415,13 @@ void new_mapping(struct map *m)
 		flags |= MAP_ANONYMOUS;
 		fd = -1;
 	}
-	if (SYS(m->proc, mmap, m->base, nr_pages * PAGE, PROT_READ | PROT_WRITE, flags, fd, 0) !=
-	    (long)m->base)
+	if (kind == SYSV) {
+		if (SYS(m->proc, shmat, sysv_id, m->base, SHM_REMAP) != (long)m->base)
+			BAD(other, "shmat: %s", strerror(error));
+	} else if (SYS(m->proc, mmap, m->base, nr_pages * PAGE, PROT_READ | PROT_WRITE, flags, fd, 0) !=
+		   (long)m->base) {
 		BAD(other, "mmap: %s", strerror(error));
+	}
 	if (kind == ANON)
 		SYS(m->proc, madvise, m->base, nr_pages * PAGE, MADV_NOHUGEPAGE);
 	if (kind == HUGE && m->slot < 2)
