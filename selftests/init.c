@@ -301,6 +301,9 @@ static void prepare(const char *flags)
 		bail_out(SHMEM_THP);
 	if (huge)
 		sscanf(huge, "hugepages=%15[0-9]", number);
+	/* The files that a test has left keep their pages */
+	if (!umount("/dev/hugepages"))
+		mount("hugetlbfs", "/dev/hugepages", "hugetlbfs", 0, NULL);
 	if (!put(NR_HUGE, number) && huge)
 		bail_out(NR_HUGE);
 	swap(!has_flag(flags, "no-swap"));
