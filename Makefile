@@ -25,6 +25,12 @@ demo:
 	@tools/prepare
 	@tools/demo
 
+# make demo-qemu    the same by QEMU, of a virtual machine in the guest
+demo-qemu:
+	@tools/lib/deps run
+	@tools/prepare
+	@tools/demo --qemu
+
 # make check        all tests that fit in three quarters of an hour
 check:
 	@tools/lib/deps lint
@@ -100,4 +106,4 @@ distclean: clean
 	@SERIES=patches/mainline/series tools/prepare discard
 	rm -rf out
 
-.PHONY: help run mainline demo check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
+.PHONY: help run mainline demo demo-qemu check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
