@@ -31,6 +31,12 @@ demo-qemu:
 	@tools/prepare
 	@tools/demo --qemu
 
+# make fuzz         stress-ng and trinity in the guest, beside snapshots; ARGS='-t 600'
+fuzz:
+	@tools/lib/deps fuzz
+	@tools/prepare
+	@tools/fuzz $(ARGS)
+
 # make check        all tests that fit in three quarters of an hour
 check:
 	@tools/lib/deps lint
@@ -106,4 +112,8 @@ distclean: clean
 	@SERIES=patches/mainline/series tools/prepare discard
 	rm -rf out
 
-.PHONY: help run mainline demo demo-qemu check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
+<<<<<<< HEAD
+.PHONY: help run mainline demo demo-qemu fuzz check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
+=======
+.PHONY: help run demo demo-qemu fuzz check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean
+>>>>>>> 30e7b48 (fuzz: stress-ng and trinity in the guest, beside uffd-chaos)

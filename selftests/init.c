@@ -207,12 +207,12 @@ static int open_pty(char *slave, size_t size)
 static pid_t start(char *args, const char *tty)
 {
 	pid_t pid = fork();
-	char *argv[32], path[256];
+	char *argv[64], path[256];
 	int n = 0, fd;
 
 	if (pid)
 		return pid;
-	for (char *a = strtok(args, " \t"); a && n < 31; a = strtok(NULL, " \t"))
+	for (char *a = strtok(args, " \t"); a && n < 63; a = strtok(NULL, " \t"))
 		argv[n++] = a;
 	argv[n] = NULL;
 	setsid();
