@@ -112,8 +112,4 @@ distclean: clean
 	@SERIES=patches/mainline/series tools/prepare discard
 	rm -rf out
 
-<<<<<<< HEAD
 .PHONY: help run mainline demo demo-qemu fuzz check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
-=======
-.PHONY: help run demo demo-qemu fuzz check check-long lint matrix mutants bench figures prepare refresh vmtest clean distclean
->>>>>>> 30e7b48 (fuzz: stress-ng and trinity in the guest, beside uffd-chaos)
