@@ -12,7 +12,7 @@ run:
 	@tools/prepare
 	@tools/vmtest anon shmem
 
-# make mainline     the same for today's mainline, with patches/mainline/
+# make mainline     build Linux 7.3 with patches/mainline/, run the quick tests
 mainline: export SERIES = $(CURDIR)/patches/mainline/series
 mainline:
 	@tools/lib/deps run
@@ -96,7 +96,7 @@ prepare:
 refresh:
 	@tools/refresh
 
-# make vmtest       boot linux/ as it is and run all tests; ARGS='-c debug anon'
+# make vmtest       boot linux/ as it is, run all but long tests; ARGS='-c debug anon'
 vmtest:
 	@tools/vmtest $(ARGS)
 
