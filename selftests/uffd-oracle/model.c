@@ -400,6 +400,15 @@ int simulate(struct map *m, int p, bool write, u64 stamp, struct plan *plan)
 static const char *const obstacle_name[] = { "none", "protection", "end of file", "wp", "missing" };
 static const char *const out_name[] = { "went through", "SIGSEGV", "SIGBUS" };
 
+static u64 entry_of(struct map *m, int p)
+{
+	u64 pm;
+
+	if (pread(procs[m->proc].pagemap, &pm, 8, addr_of(m, p) / PAGE * 8) != 8)
+		BAD(other, "pagemap: %s", strerror(errno));
+	return pm;
+}
+
 /* Did the access end as it had to?  Kernel accesses know only one error. */
 void judge(struct map *m, int p, bool write, int what, int out, bool kernel)
 {
@@ -409,18 +418,17 @@ void judge(struct map *m, int p, bool write, int what, int out, bool kernel)
 		return;
 	bad(what == EV_WP && out == OUT_OK ? &sh->total.lost :
 	    what == GO && out == OUT_BUS ? &sh->total.spurious : &sh->total.other,
-	    "%s of page %d of %s %s; model: obstacle %s, flags %02x, file %s",
+	    "%s of page %d of %s %s; model: obstacle %s, flags %02x, file %s%s; is: pagemap %016llx, file %s",
 	    write ? "write" : "read", p, name(m), out_name[out], obstacle_name[what], m->f[p],
-	    kind != ANON && exists[p] ? "has it" : "has not");
+	    kind != ANON && exists[p] ? "has it" : "has not", dirty[p] ? ", dirty" : "",
+	    entry_of(m, p), kind != ANON && in_file(p) ? "has it" : "has not");
 }
 
 /* After a write with soft-dirty on, it must show. */
 static void check_soft_dirty(struct map *m, int p)
 {
-	u64 pm;
+	u64 pm = entry_of(m, p);
 
-	if (pread(procs[m->proc].pagemap, &pm, 8, addr_of(m, p) / PAGE * 8) != 8)
-		BAD(other, "pagemap: %s", strerror(errno));
 	if (!(pm & PM_SOFT_DIRTY) && (pm & PM_PRESENT))
 		BAD(content, "page %d of %s was written, but is not soft-dirty: %016llx", p, name(m),
 		    pm);
