@@ -3,7 +3,7 @@
  * What a plain user can do to others with write-protect of shared memory, where
  * vm.unprivileged_userfaultfd is 1: each case has a bound.
  *
- *   tables    page tables for a TiB of holes stay inside his memory cgroup
+ *   tables    page tables, and tables of PMD markers, stay inside his memory cgroup
  *   mappings  10,000 mappings with markers: how long do fork and exit take?
  *   parked    writes that nobody serves, of a thread and by the kernel for it.
  *             Meanwhile khugepaged, KSM, compaction, migration and swapoff get on,
@@ -217,20 +217,26 @@ static char *map_holes(int *fd, unsigned long len)
 /*
  * tables
  */
+static bool each_pmd;
+
+/* All of it is in PMDs; or a page of each, which makes a page table for every one */
 static void protect_holes(void)
 {
-	unsigned long len = 1UL << 40;
-	int fd, uffd = uffd_open(0), err;
+	unsigned long len = each_pmd ? 1UL << 40 : 1UL << 45, done = 0;
+	int fd, uffd = uffd_open(0), err = 0;
 	char *m = map_holes(&fd, len);
 
 	reg(uffd, m, len, REG_WP);
 	i_am_ready();
-	err = try_wp(uffd, m, len, MODE_WP);
+	if (!each_pmd)
+		err = try_wp(uffd, m, len, MODE_WP);
+	for (; each_pmd && !err && done < len; done += HUGE_SIZE)
+		err = try_wp(uffd, m + done, PAGE, MODE_WP);
 	if (write(result[1], &err, sizeof(err)) != sizeof(err))
 		fail("pipe");
 }
 
-static void tables(void)
+static void fill_tables(bool each)
 {
 	unsigned long before = file_value("/proc/meminfo", "MemFree:");
 	unsigned long now, max = 0, least = before;
@@ -239,6 +245,7 @@ static void tables(void)
 	long long t;
 	pid_t pid;
 
+	each_pmd = each;
 	make_group(LIMIT);
 	pid = start_user(protect_holes);
 	for (t = now_ms(); waitpid(pid, &status, WNOHANG) != pid; usleep(1000)) {
@@ -247,7 +254,7 @@ static void tables(void)
 		now = file_value("/proc/meminfo", "MemFree:");
 		least = now < least ? now : least;
 		if (now_ms() - t > 2 * BOUND_MS)
-			fail("protecting a TiB does not end");
+			fail("tables: protecting does not end");
 	}
 	t = now_ms() - t;
 	killed = file_value(GROUP "memory.events", "oom_kill");
@@ -256,8 +263,9 @@ static void tables(void)
 		err = 0;
 	close(ready[0]);
 	close(result[0]);
-	say("tables: 1 TiB of holes: %s after %lld ms, at most %lu KiB charged, limit %lu; "
-	    "free memory fell by %lu KiB; killed: %ld", err ? strerror(-err) :
+	say("tables: %s: %s after %lld ms, at most %lu KiB charged, limit %lu; "
+	    "free memory fell by %lu KiB; killed: %ld",
+	    each ? "a page in each 2 MiB of a TiB" : "32 TiB of holes", err ? strerror(-err) :
 	    WIFSIGNALED(status) ? "killed" : "protected", t, max >> 10, LIMIT >> 10,
 	    before - least, all);
 	if (err != -ENOMEM && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && killed))
@@ -271,6 +279,12 @@ static void tables(void)
 	if (all != killed)
 		fail("tables: somebody else was killed");
 	bounded("cgroup removal", rm_group, NULL);
+}
+
+static void tables(void)
+{
+	fill_tables(true);
+	fill_tables(false);
 }
 
 /*
