@@ -27,7 +27,7 @@
 
 enum mem kind = MEMFD;
 bool sigbus = true;		/* UFFD_FEATURE_SIGBUS instead of events */
-bool replay, patched, have_cgroup;
+bool replay, patched, have_cgroup, mainline;
 u64 seed, nr_pages;
 static u64 ops = 20000;
 static unsigned int check_every = 8, runs = 1, limit_s, hang_s = 20;
@@ -241,6 +241,18 @@ static void run(void)
 	_exit(0);
 }
 
+/* Is this a kernel that has UFFD_FEATURE_WP_ASYNC, as 6.7 and later? */
+static bool is_mainline(void)
+{
+	const u64 wp_async = 1 << 15;
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	bool ret = !ioctl(fd, UFFDIO_API, &api) && (api.features & wp_async);
+
+	close(fd);
+	return ret;
+}
+
 static const struct option options[] = {
 	{ "seed", 1, NULL, 's' }, { "ops", 1, NULL, 'o' }, { "kind", 1, NULL, 'k' },
 	{ "runs", 1, NULL, 'r' }, { "events", 0, NULL, 'e' }, { "pages", 1, NULL, 'p' },
@@ -298,6 +310,7 @@ int main(int argc, char **argv)
 	if (sh == MAP_FAILED)
 		skip("mmap: %s", strerror(errno));
 	patched = begin_test();
+	mainline = is_mainline();
 	if (!patched && (all || kind != ANON)) {
 		errno = EOPNOTSUPP;
 		skip("write-protect of shared memory: %s", strerror(errno));

@@ -500,11 +500,16 @@ void wp_pages(struct map *m, int p, int n, bool wp)
 		all = all && (m->f[i] & F_RWP);
 	if (is_too_early(m, wp ? "protect" : "unprotect", ret))
 		return;
-	if (ret == 0 && all)
+	if (ret == 0 && all) {
 		model_wp(m, p, n, wp);
-	else if (ret != ENOENT || (all && patched))
+	} else if (ret == ENOENT && !all && mainline) {
+		/* It stops at the first VMA that is not registered. */
+		for (int i = p; m->f[i] & F_RWP; i++)
+			model_wp(m, i, 1, wp);
+	} else if (ret != ENOENT || (all && patched)) {
 		BAD(other, "%sprotect: %s, and the range %s registered", wp ? "" : "un",
 		    strerror(ret), all ? "is" : "is not");
+	}
 }
 
 /* SIGBUS mode: do what a monitor would do. */

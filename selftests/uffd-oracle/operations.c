@@ -146,6 +146,11 @@ void do_register(struct map *m, int p, int n, int mode)
 			(mode & F_RWP ? UFFDIO_REGISTER_MODE_WP : 0) |
 			(mode & F_RMISS ? UFFDIO_REGISTER_MODE_MISSING : 0) });
 
+	/* Mainline wants what gives up write-protection to be unregistered first. */
+	if (ret == EBUSY && mainline && !(mode & F_RWP))
+		for (int i = p; i < p + n; i++)
+			if (m->f[i] & F_RWP)
+				return;
 	if (ret)
 		BAD(other, "register: %s", strerror(ret));
 	/* Where all of it is there, nothing changes; else it takes the place of what is */

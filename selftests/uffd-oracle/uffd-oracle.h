@@ -14,6 +14,7 @@
 
 extern enum mem kind;
 extern bool sigbus, replay, patched, have_cgroup;
+extern bool mainline;		/* newer than 5.10, and not of this series */
 extern u64 seed, nr_pages;
 
 /*

@@ -13,6 +13,14 @@ case $series in /*) ;; *) series=$PWD/$series ;; esac
 # header NAME: a "# name: value" line of the series file.
 header() { sed -n "s/^# $1: *//p" "$series"; }
 
+# config_file NAME: one of tools/configs/, or the series' own of that name.
+config_file() {
+	for _f in "$root/$(header tests)/$1.config" "$root/tools/configs/$1.config"; do
+		[ ! -f "$_f" ] || { echo "$_f"; return; }
+	done
+	echo "$1"
+}
+
 out=$root/out
 tree_name=$(header tree)
 [ -z "$tree_name" ] || out=$root/out/$tree_name

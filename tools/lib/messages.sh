@@ -44,6 +44,6 @@ nothing_new() {
 build() {
 	dir=$out/build/lint-$1
 	rm -rf "$dir/stamp" "$dir/Documentation"
-	"$root/tools/lib/build" -c "$root/tools/configs/full.config" -o "$dir" -t "$2" "$1" &&
+	"$root/tools/lib/build" -c "$(config_file full)" -o "$dir" -t "$2" "$1" &&
 		plain <"$log/build-${dir##*/}.log" >"$tmp/$1"
 }
