@@ -277,6 +277,7 @@ static const char help[] =
 int main(int argc, char **argv)
 {
 	u64 first, pages = 0, t0;
+	unsigned int kinds;
 	bool all = false, seeded = false;
 	int c, rc = 0, status;
 	struct stats *s;
@@ -315,8 +316,10 @@ int main(int argc, char **argv)
 		errno = EOPNOTSUPP;
 		skip("write-protect of shared memory: %s", strerror(errno));
 	}
+	/* Mainline refuses to register System V segments, the last kind. */
+	kinds = mainline ? SYSV : NR_SMALL_KINDS;
 	if (all)
-		runs *= NR_SMALL_KINDS;
+		runs *= kinds;
 	mkdir(CGROUP, 0755);
 	have_cgroup = !access(CGROUP "memory.high", W_OK);
 	hurry_khugepaged(true);
@@ -328,9 +331,9 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < runs && !rc; i++) {
 		pid_t pid;
 
-		seed = first + (all ? i / NR_SMALL_KINDS : i);
+		seed = first + (all ? i / kinds : i);
 		if (all)
-			kind = i % NR_SMALL_KINDS;
+			kind = i % kinds;
 		nr_pages = pages ?: kind == HUGE ? 1024 : 160;
 		if (nr_pages > MAX_PAGES)
 			nr_pages = MAX_PAGES;
