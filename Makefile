@@ -19,6 +19,12 @@ mainline:
 	@tools/prepare
 	@tools/vmtest quick
 
+# make newer        the userfaultfd selftests of Linux 7.3, as they are, on this kernel
+newer:
+	@tools/lib/deps run
+	@tools/prepare
+	@tools/newer
+
 # make demo         snapshots of shared memory that processes write meanwhile
 demo:
 	@tools/lib/deps run
@@ -112,4 +118,4 @@ distclean: clean
 	@SERIES=patches/mainline/series tools/prepare discard
 	rm -rf out
 
-.PHONY: help run mainline demo demo-qemu fuzz check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean
+.PHONY: help run mainline newer demo demo-qemu fuzz check check-long lint matrix mutants bench coverage figures prepare refresh vmtest clean distclean

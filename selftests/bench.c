@@ -3,12 +3,14 @@
  * What write protection by userfaultfd costs, and what it costs those who do
  * not use it: instructions and page faults per page of 4 KiB.
  *
- * usage: bench [-r REPEATS] [-m MIB] [-n] shmem|anon [ROW...]
+ * usage: bench [-r REPEATS] [-m MIB] [-n] shmem|anon|hugetlb [ROW...]
  *        bench [-r REPEATS] [-m MIB] smp
  *
  * ROW is a name below, or a shell pattern.  Prints for each row
  *
  *	ROW KIND VALUE UNIT FAULTS
+ *
+ * Of hugetlbfs, a page is a huge one.
  *
  * UNIT is insn/page, or what stands in the row's name.  "# skip" says why a row
  * does not run, on a kernel that has no write protection for shmem, say.
@@ -52,7 +54,7 @@
 #define HUGE	(2UL << 20)
 #define GIB	(1UL << 30)
 
-static bool shmem;		/* the kind of memory */
+static bool shmem, hugetlb;	/* the kind of memory */
 static size_t size = 64UL << 20;	/* of the mapping under test */
 static size_t pages;
 static char *mem;
@@ -126,8 +128,8 @@ static void map(size_t len, bool huge)
 	check(p != MAP_FAILED, "mmap");
 	munmap(p, len + HUGE);
 	p = (char *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1));
-	if (shmem) {
-		memfd = memfd_create("bench", MFD_CLOEXEC);
+	if (shmem || hugetlb) {
+		memfd = memfd_create("bench", MFD_CLOEXEC | (hugetlb ? MFD_HUGETLB : 0));
 		check(memfd >= 0 && !ftruncate(memfd, len), "memfd");
 		flags |= MAP_SHARED;
 	} else {
@@ -136,7 +138,9 @@ static void map(size_t len, bool huge)
 	mem = mmap(p, len, PROT_READ | PROT_WRITE, flags, memfd, 0);
 	check(mem == p, "mmap");
 	size = len;
-	pages = len / PAGE;
+	pages = len / (hugetlb ? HUGE : PAGE);
+	if (hugetlb)
+		return;
 	/* "advise" and "madvise" are what the guest is set to */
 	check(!madvise(mem, len, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE), "madvise huge");
 }
@@ -154,6 +158,19 @@ static void touch_write(void)
 	volatile char *p = mem, *end = mem + size;
 
 	for (; p < end; p += PAGE)
+		*p = 0;
+}
+
+/* The same of hugetlbfs */
+static void huge_read(void)
+{
+	for (volatile char *p = mem, *end = mem + size; p < end; p += HUGE)
+		(void)*p;
+}
+
+static void huge_write(void)
+{
+	for (volatile char *p = mem, *end = mem + size; p < end; p += HUGE)
 		*p = 0;
 }
 
@@ -179,6 +196,10 @@ static void unmap(void)
  */
 static void settle(void)
 {
+	if (hugetlb) {
+		huge_write();
+		return;
+	}
 	touch_write();
 	for (int i = 0; shmem && i < 3; i++) {
 		advise(MADV_DONTNEED);
@@ -279,6 +300,62 @@ static char *wp_event(const struct uffd_msg *msg)
 	check(msg->event == UFFD_EVENT_PAGEFAULT &&
 	      (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP), "not a write-protect event");
 	return (char *)(uintptr_t)(msg->arg.pagefault.address & ~(PAGE - 1));
+}
+
+/* ---- rows of hugetlbfs ---- */
+
+/* In 5.10 only a new mapping has nothing mapped */
+static void huge_afresh(void)
+{
+	check(mmap(mem, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0) == mem,
+	      "mmap");
+}
+
+static void row_huge_populate(void)
+{
+	start();
+	huge_write();
+	stop();
+}
+
+static void row_huge_read_refault(void)
+{
+	huge_afresh();
+	start();
+	huge_read();
+	stop();
+}
+
+static void row_huge_write_refault(void)
+{
+	huge_afresh();
+	start();
+	huge_write();
+	stop();
+}
+
+static void *unprotect_each_huge(void *unused)
+{
+	struct uffd_msg msg;
+
+	for (size_t i = 0; i < pages; i++) {
+		get_event(&msg);
+		wp_range(wp_event(&msg), HUGE, false);
+	}
+	return unused;
+}
+
+static void row_huge_wp_event(void)
+{
+	pthread_t monitor;
+
+	wp(true);
+	pthread_create(&monitor, NULL, unprotect_each_huge, NULL);
+	sched_yield();
+	start();
+	huge_write();
+	stop();
+	pthread_join(monitor, NULL);
 }
 
 /* ---- rows: all begin with a fresh mapping, in page tables and written ---- */
@@ -788,6 +865,7 @@ enum {
 	EMPTY = 16,		/* nothing written yet */
 	HUGEMAP = 32,		/* huge pages */
 	SPARSE = 64,		/* 1 GiB */
+	HTLB = 128,		/* hugetlbfs */
 };
 
 static const struct row {
@@ -800,7 +878,7 @@ static const struct row {
 	{ "write-refault", row_write_refault, SHMEM },
 	{ "write-after-read", row_write_after_read, SHMEM },
 	{ "dontneed", row_dontneed, BOTH },
-	{ "munmap", row_munmap, BOTH },
+	{ "munmap", row_munmap, BOTH | HTLB },
 	{ "fork-exit", row_fork_exit, BOTH },
 	{ "soft-dirty-write", row_soft_dirty, SHMEM },
 	{ "swap-out", swap_out, BOTH },
@@ -813,8 +891,8 @@ static const struct row {
 	{ "reg-unregister", row_reg_unregister, BOTH | WP },
 	{ "reg-close", row_reg_close, BOTH | WP },
 	{ "wp-write-after", row_wp_write_after, BOTH | WP },
-	{ "wp-protect", row_wp_protect, BOTH | WP },
-	{ "wp-unprotect", row_wp_unprotect, BOTH | WP },
+	{ "wp-protect", row_wp_protect, BOTH | HTLB | WP },
+	{ "wp-unprotect", row_wp_unprotect, BOTH | HTLB | WP },
 	{ "wp-dontneed", row_wp_dontneed, SHMEM | WP },
 	{ "wp-read-refault", row_wp_read_refault, SHMEM | WP },
 	{ "wp-unprotect-markers", row_wp_unprotect_markers, SHMEM | WP },
@@ -835,6 +913,12 @@ static const struct row {
 	{ "wp-huge-unprotect", row_wp_huge_unprotect, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-read", row_wp_huge_read, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-stays", row_wp_huge_stays, SHMEM | WP | HUGEMAP },
+	{ "populate", row_huge_populate, HTLB | EMPTY },
+	{ "read-refault", row_huge_read_refault, HTLB },
+	{ "write-refault", row_huge_write_refault, HTLB },
+	{ "wp-protect-holes", row_wp_protect, HTLB | WP | EMPTY },
+	{ "wp-unprotect-markers", row_wp_unprotect, HTLB | WP | EMPTY },
+	{ "wp-event", row_huge_wp_event, HTLB | WP },
 	{ "wp-snapshot", row_wp_snapshot, BOTH | WP },
 	{ "wp-snapshot-events", row_wp_snapshot_events, BOTH | WP },
 };
@@ -898,10 +982,11 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	shmem = !strcmp(argv[optind], "shmem");
+	hugetlb = !strcmp(argv[optind], "hugetlb");
 	for (const struct row *r = rows; r < rows + sizeof(rows) / sizeof(rows[0]); r++) {
 		double best = -1, best_faults = 0;
 
-		if (!(r->flags & (shmem ? SHMEM : ANON)) || !wanted(r, argv + optind + 1))
+		if (!(r->flags & (hugetlb ? HTLB : shmem ? SHMEM : ANON)) || !wanted(r, argv + optind + 1))
 			continue;
 		for (int i = 0; i < repeats; i++) {
 			if (!run_once(r, len)) {

@@ -218,9 +218,12 @@ static bool begin(void)
 		START(proc, lates, X_LATE_TOUCH);
 	}
 	lates++;
-	if (l->what == UNMAP)
+	if (l->what == UNMAP) {
 		for (int i = l->p; i < l->p + l->n; i++)
 			m->f[i] = F_READ | F_WRITE;
+		if (huge_only && size < (u64)l->p + l->n)
+			size = l->p + l->n;
+	}
 	settle();
 	if (l->what != REMAP)
 		return true;

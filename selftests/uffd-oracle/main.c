@@ -157,7 +157,7 @@ static void set_up_maps(void)
 		m->proc = t[i].proc;
 		m->slot = t[i].slot;
 		m->monitor = t[i].monitor;
-		m->priv = kind == ANON || (kind == PRIVATE && !t[i].shared);
+		m->priv = kind == ANON || (K(kind) & (K(PRIVATE) | K(HUGETLB_PRIVATE)) && !t[i].shared);
 		m->uffd = -1;
 		m->base = area_of(m->slot, 0);
 		reserve(m->proc, area_of(m->slot, 0));
@@ -253,6 +253,23 @@ static bool is_mainline(void)
 	return ret;
 }
 
+/* All huge pages have come back, and nothing is reserved; processes may still end. */
+static bool pool_is(long long want)
+{
+	long long free, rsvd, end = now_ms() + 2000;
+
+	do {
+		free = file_value("/proc/meminfo", "HugePages_Free");
+		rsvd = file_value("/proc/meminfo", "HugePages_Rsvd");
+		if (free == want && rsvd <= 0)
+			return true;
+		usleep(1000);
+	} while (now_ms() < end);
+	printf("FAILED: other: %lld huge pages are free, not %lld; %lld reserved, seed %llu\n",
+	       free, want, rsvd, seed);
+	return false;
+}
+
 static const struct option options[] = {
 	{ "seed", 1, NULL, 's' }, { "ops", 1, NULL, 'o' }, { "kind", 1, NULL, 'k' },
 	{ "runs", 1, NULL, 'r' }, { "events", 0, NULL, 'e' }, { "pages", 1, NULL, 'p' },
@@ -262,13 +279,14 @@ static const struct option options[] = {
 
 static const char help[] =
 "  --kind K     memfd, tmpfs, tmpfs-huge, shared-anon, private, sysv; anon, which also\n"
-"               runs on a kernel that can't do the others; or all, one run each\n"
+"               runs on a kernel that can't do the others; or all these, one run each;\n"
+"               hugetlb, hugetlb-private: these need a pool of 200 huge pages\n"
 "  --seed S     default is a random one; it is printed\n"
 "  --ops N      number of operations of a run, default 20000\n"
 "  --runs N     so many runs, with seeds S, S+1, ...\n"
 "  --time SEC   stop after this time altogether\n"
 "  --events     monitor threads; default is UFFD_FEATURE_SIGBUS, which is faster\n"
-"  --pages N    size of the file, default 160, tmpfs-huge: 1024\n"
+"  --pages N    size of the file, default 160, tmpfs-huge: 1024, hugetlb: 24\n"
 "  --check N    compare all of pagemap after so many steps, default 8\n"
 "  --hang SEC   a step that takes longer is looked into, default 20\n"
 "  --replay     print each step before it is taken\n"
@@ -279,6 +297,7 @@ int main(int argc, char **argv)
 	u64 first, pages = 0, t0;
 	unsigned int kinds;
 	bool all = false, seeded = false;
+	long long pool;
 	int c, rc = 0, status;
 	struct stats *s;
 
@@ -295,9 +314,10 @@ int main(int argc, char **argv)
 		case 'R': replay = true; break;
 		case 'k':
 			all = !strcmp(optarg, "all");
-			for (kind = 0; kind < NR_SMALL_KINDS && strcmp(kind_name[kind], optarg); kind++)
+			for (kind = 0; kind < NR_KINDS && strcmp(kind_name[kind], optarg); kind++)
 				;
-			if (kind < NR_SMALL_KINDS || all)
+			huge_only = kind < NR_KINDS && K(kind) & HTLB;
+			if (kind < NR_KINDS || all)
 				break;
 			/* fall through */
 		default:
@@ -320,6 +340,9 @@ int main(int argc, char **argv)
 	kinds = mainline ? SYSV : NR_SMALL_KINDS;
 	if (all)
 		runs *= kinds;
+	if (huge_only)
+		page_size = file_value("/proc/meminfo", "Hugepagesize") << 10;
+	pool = file_value("/proc/meminfo", "HugePages_Free");
 	mkdir(CGROUP, 0755);
 	have_cgroup = !access(CGROUP "memory.high", W_OK);
 	hurry_khugepaged(true);
@@ -334,7 +357,7 @@ int main(int argc, char **argv)
 		seed = first + (all ? i / kinds : i);
 		if (all)
 			kind = i % kinds;
-		nr_pages = pages ?: kind == HUGE ? 1024 : 160;
+		nr_pages = pages ?: kind == HUGE ? 1024 : huge_only ? 24 : 160;
 		if (nr_pages > MAX_PAGES)
 			nr_pages = MAX_PAGES;
 		printf("seed %llu, kind %s\n", seed, kind_name[kind]);
@@ -348,6 +371,8 @@ int main(int argc, char **argv)
 		if (WIFSIGNALED(status))
 			printf("FAILED: signal %d, seed %llu\n", WTERMSIG(status),
 			       seed);
+		if (!rc && !pool_is(pool))
+			rc = 1;
 	}
 	hurry_khugepaged(false);
 	rmdir(CGROUP);

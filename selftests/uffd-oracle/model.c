@@ -12,6 +12,7 @@ bool exists[MAX_PAGES];	/* in the file: in page cache or in swap */
 bool dirty[MAX_PAGES];	/* a page only read is clean, and reclaim drops it */
 u64 size;		/* of the file, pages */
 int file = -1, source = -1, pass_fd[2];
+bool huge_only;		/* of hugetlbfs: nothing is reclaimed, holes are filled here */
 u64 next_stamp = 1;
 
 u64 addr_of(struct map *m, int p)
@@ -21,7 +22,8 @@ u64 addr_of(struct map *m, int p)
 
 u64 area_of(int slot, int nr)
 {
-	u64 a = 0x100000000000ULL + (slot * 2 + nr) * (16 * HUGE_SIZE) + 4 * HUGE_SIZE;
+	u64 unit = huge_only ? 64 * HUGE_SIZE : HUGE_SIZE;
+	u64 a = 0x100000000000ULL + (slot * 2 + nr) * (16 * unit) + 8 * unit;
 
 	/* Across the end of a page table, and not all aligned alike */
 	if (kind != HUGE)
@@ -72,8 +74,13 @@ void accessed(struct map *m, int p, bool write, u64 stamp)
 			m->own[p] = 0;
 			m->f[p] |= F_OWN | F_ZERO;
 		}
+	} else if (huge_only && m->priv && !own(m, p) && !exists[p]) {
+		/* A hole of the file stays one */
+		m->own[p] = 0;
+		m->f[p] |= F_OWN;
 	} else if (!own(m, p)) {
 		exists[p] = true;
+		dirty[p] |= huge_only;
 	}
 	if (!write)
 		return;
@@ -125,6 +132,8 @@ bool fork_event_due(struct map *m)
 
 void punched(int p, int n, bool even_cows)
 {
+	/* A hole in a file of hugetlbfs takes the copies as well */
+	even_cows |= huge_only;
 	for (int i = p; i < p + n; i++) {
 		stamps[i] = 0;
 		exists[i] = dirty[i] = false;
@@ -221,6 +230,21 @@ char *name(struct map *m)
 	return text[n];
 }
 
+/* One entry a page; a huge one has many, of which one is looked at */
+void pagemap_at(struct map *m, u64 addr, int n, u64 *pm)
+{
+	int step = huge_only ? 1 : n;
+
+	for (int i = 0; i < n; i += step) {
+		u64 entry = (addr + i * PAGE) / base_size;
+
+		if (huge_only)
+			entry += i * 37 % (PAGE / base_size);
+		if (pread(procs[m->proc].pagemap, pm + i, step * 8, entry * 8) != step * 8)
+			BAD(other, "pagemap: %s", strerror(errno));
+	}
+}
+
 /*
  * Compare with pagemap.
  */
@@ -230,8 +254,7 @@ static void check_pages(struct map *m, struct map *about, int from, int n)
 
 	if (!patched || !m->live)
 		return;
-	if (pread(procs[m->proc].pagemap, pm, n * 8, addr_of(m, from) / PAGE * 8) != n * 8)
-		BAD(other, "pagemap: %s", strerror(errno));
+	pagemap_at(m, addr_of(m, from), n, pm);
 	sh->total.checks += n;
 	for (int p = from; p < from + n; p++) {
 		bool want = m->f[p] & F_WP, have = pm[p - from] & PM_UFFD_WP;
@@ -266,12 +289,21 @@ bool in_file(int p)
 /* What is in the file, read in a way that changes no mapping */
 void check_file(void)
 {
-	u64 head, tail;
+	u64 head, tail, filled = 0;
+	struct stat st;
 
 	if (kind == ANON)
 		return;
+	/* Of a file on hugetlbfs it is known how many pages it has, not which */
+	for (u64 p = 0; p < nr_pages; p++)
+		filled += exists[p];
+	if (fstat(file, &st))
+		BAD(other, "fstat: %s", strerror(errno));
+	if (huge_only && (u64)st.st_blocks != filled * (PAGE / 512))
+		BAD(content, "the file has %lld blocks, and should have %llu pages",
+		    (long long)st.st_blocks, filled);
 	for (u64 p = 0; p < size; p++) {
-		if (kind != HUGE) {
+		if (kind != HUGE && !huge_only) {
 			bool data = in_file(p);
 
 			/* Reclaim may drop a page that was only read */
@@ -331,7 +363,7 @@ void check_events(void)
 
 int any_fill(struct map *m, int p)
 {
-	int f = FILL_COPY + rnd(3);
+	int f = FILL_COPY + rnd(huge_only ? 2 : 3);
 
 	if (f == FILL_COPY_WP && (!(m->f[p] & F_RWP) || (!patched && !(m->f[p] & F_WRITE))))
 		f = FILL_COPY;
@@ -369,8 +401,8 @@ struct plan *make_plan(struct map *m, int p, bool alone)
 /* A write to a protected page got as far as the event. */
 void page_was_faulted(struct map *m, int p)
 {
-	if (kind != ANON && !own(m, p))
-		exists[p] = true;
+	if (kind != ANON)
+		accessed(m, p, false, 0);
 }
 
 /* What happens when there is a monitor; the last obstacle, or none. */
@@ -404,8 +436,7 @@ static u64 entry_of(struct map *m, int p)
 {
 	u64 pm;
 
-	if (pread(procs[m->proc].pagemap, &pm, 8, addr_of(m, p) / PAGE * 8) != 8)
-		BAD(other, "pagemap: %s", strerror(errno));
+	pagemap_at(m, addr_of(m, p), 1, &pm);
 	return pm;
 }
 
@@ -429,6 +460,9 @@ static void check_soft_dirty(struct map *m, int p)
 {
 	u64 pm = entry_of(m, p);
 
+	/* Pages of hugetlbfs are always dirty */
+	if (huge_only)
+		return;
 	if (!(pm & PM_SOFT_DIRTY) && (pm & PM_PRESENT))
 		BAD(content, "page %d of %s was written, but is not soft-dirty: %016llx", p, name(m),
 		    pm);

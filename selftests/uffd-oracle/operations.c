@@ -105,19 +105,30 @@ static void op_kernel_write(void)
 
 static void op_file_write(void)
 {
+	u64 *at = NULL;
 	int p, n;
 
 	if (kind == ANON)
 		return;
 	random_range(&p, &n);
 	note("pwrite %d+%d", p, n);
+	/* hugetlbfs has no write(2) */
+	if (huge_only && size) {
+		at = mmap(NULL, size * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		if (at == MAP_FAILED)
+			BAD(other, "mmap: %s", strerror(errno));
+	}
 	for (; n && (u64)p < size; n--, p++) {
 		stamps[p] = next_stamp++;
 		exists[p] = dirty[p] = true;
-		if (pwrite(file, &stamps[p], 8, p * PAGE) != 8 ||
+		if (huge_only)
+			at[p * PAGE / 8] = at[(p * PAGE + TAIL) / 8] = stamps[p];
+		else if (pwrite(file, &stamps[p], 8, p * PAGE) != 8 ||
 		    pwrite(file, &stamps[p], 8, p * PAGE + TAIL) != 8)
 			BAD(other, "pwrite: %s", strerror(errno));
 	}
+	if (at)
+		munmap(at, size * PAGE);
 }
 
 /*
@@ -244,7 +255,7 @@ static void op_close(void)
 /* Reclaim drops pages that nobody has written. */
 static void after_reclaim(int p, int n)
 {
-	if (kind == ANON || kind == HUGE)
+	if (kind == ANON || kind == HUGE || huge_only)
 		return;
 	for (int i = p; i < p + n; i++)
 		if (exists[i] && !dirty[i])
@@ -256,6 +267,8 @@ static void op_madvise(int advice)
 	struct map *m = advice == MADV_DONTNEED ? random_map() : any_map();
 	int p, n;
 
+	if (huge_only && advice != MADV_DONTNEED)
+		return;
 	random_range(&p, &n);
 	/* Only pages that are mapped once can be paged out in this way. */
 	if (advice == MADV_PAGEOUT && rnd(2))
@@ -398,8 +411,7 @@ static void op_mremap(void)
 		u64 pm;
 
 		for (int i = p; i < p + n; i++) {
-			if (pread(procs[m->proc].pagemap, &pm, 8, other / PAGE * 8 + i * 8) != 8)
-				BAD(other, "pagemap: %s", strerror(errno));
+			pagemap_at(m, other + i * PAGE, 1, &pm);
 			if (!(pm & PM_UFFD_WP) != !(m->f[i] & F_WP))
 				BAD(spurious, "after mremap: page %d: %016llx, model %02x", i,
 				    pm, m->f[i]);
@@ -431,6 +443,9 @@ void new_mapping(struct map *m)
 		SYS(m->proc, madvise, m->base, nr_pages * PAGE, MADV_NOHUGEPAGE);
 	if (kind == HUGE && m->slot < 2)
 		SYS(m->proc, madvise, m->base, nr_pages * PAGE, MADV_HUGEPAGE);
+	/* A file of hugetlbfs grows as far as it is mapped */
+	if (huge_only)
+		size = nr_pages;
 	memset(m->f, F_READ | F_WRITE, nr_pages);
 }
 
@@ -636,7 +651,7 @@ static void op_reclaim(void)
 	char text[32];
 	u64 now, less = (1 + rnd(64)) * PAGE;
 
-	if (!have_cgroup)
+	if (!have_cgroup || huge_only)
 		return;
 	now = get_number(CGROUP "memory.current");
 	note("reclaim %d pages of %d", (int)(less / PAGE), (int)(now / PAGE));
@@ -683,7 +698,7 @@ static void op_swapoff(void)
 	char text[2048], *name[4];
 	int n = 0;
 
-	if (!patched && kind == ANON)
+	if ((!patched && kind == ANON) || huge_only)
 		return;
 	read_file("/proc/swaps", text, sizeof(text));
 	for (char *l = strchr(text, '\n'); l && l[1] == '/' && n < 4; l = strchr(l + 1, '\n'))

@@ -6,6 +6,10 @@
  */
 #include "../uffd-random.h"
 
+/* Of hugetlbfs all pages are huge: page_size is theirs then, see main.c */
+#undef PAGE
+#define PAGE		((u64)page_size)
+
 #define PROCS		3		/* driver, worker, child of one of them */
 #define SLOTS		3		/* mappings of each */
 #define HELPERS		4		/* threads of each that may wait for a monitor */
@@ -59,9 +63,9 @@ extern struct shared {
 	struct uffd_msg msg;		/* the last one that a late monitor has read */
 	int child_fd[SLOTS];
 	char arg[32768] __attribute__((aligned(4096)));
-	u64 page[512] __attribute__((aligned(4096)));
+	u64 page[HUGE_SIZE / 8] __attribute__((aligned(4096)));
 	/* of monitors, in which nothing else writes */
-	u64 mon_page[PROCS][512] __attribute__((aligned(4096)));
+	u64 mon_page[PROCS][HUGE_SIZE / 8] __attribute__((aligned(4096)));
 } *sh;
 
 /*
@@ -141,6 +145,7 @@ extern bool exists[MAX_PAGES];	/* in the file: in page cache or in swap */
 extern bool dirty[MAX_PAGES];	/* a page only read is clean, and reclaim drops it */
 extern u64 size;		/* of the file, pages */
 extern int file, source;
+extern bool huge_only;		/* kinds of hugetlbfs */
 extern u64 next_stamp;
 
 /* What an access has to find; GO to proceed. */
@@ -151,6 +156,7 @@ u64 addr_of(struct map *m, int p);
 u64 area_of(int slot, int nr);
 void reserve(int proc, u64 addr);
 bool own(struct map *m, int p);
+void pagemap_at(struct map *m, u64 addr, int n, u64 *pm);
 bool registered(struct map *m);
 bool fork_event_due(struct map *m);
 int obstacle(struct map *m, int p, bool write);
