@@ -91,7 +91,7 @@ static void call_is_over(struct late *l, long ret)
 	case REMAP:
 		break;			/* see begin() */
 	case UNMAP:
-		if (ret != (long)addr_of(m, l->p))
+		if (ret != (long)(l->base + l->p * PAGE))
 			BAD(other, "mmap: %s", strerror(error));
 		if (kind == ANON)
 			SYS(proc, madvise, ret, l->n * PAGE, MADV_NOHUGEPAGE);
