@@ -560,6 +560,13 @@ static void resolve(struct map *m, int p, int what)
 	}
 }
 
+/* Reclaim may have dropped a page that was only read: a hole again */
+void reclaimed(struct map *m, int p, int out)
+{
+	if (out == OUT_BUS && kind != ANON && exists[p] && !dirty[p] && !own(m, p))
+		exists[p] = in_file(p);
+}
+
 /* One access; the outcome as of a touch.  A read leaves what it saw in touch[0]. */
 static int access_once(struct map *m, int p, bool write, enum how how, u64 stamp)
 {
@@ -613,9 +620,7 @@ void access_page(struct map *m, int p, bool write, enum how how)
 		judge(m, p, write, what, out, how != TOUCH);
 	} else for (;;) {
 		out = access_once(m, p, write, how, stamp);
-		/* Reclaim may have dropped a page that was only read: a hole again */
-		if (out == OUT_BUS && kind != ANON && exists[p] && !dirty[p])
-			exists[p] = in_file(p);
+		reclaimed(m, p, out);
 		what = obstacle(m, p, write);
 		judge(m, p, write, what, out, how != TOUCH);
 		if (what == GO)

@@ -64,7 +64,10 @@ static void op_access(bool write)
 		next_stamp += n;
 		for (int i = 0; i < n; i++) {
 			struct touch *t = &sh->touch[i];
-			int what = obstacle(m, p + i, write);
+			int what;
+
+			reclaimed(m, p + i, t->out);
+			what = obstacle(m, p + i, write);
 
 			judge(m, p + i, write, what, t->out, false);
 			if (what == GO) {

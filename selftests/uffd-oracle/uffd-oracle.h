@@ -183,6 +183,7 @@ struct plan *make_plan(struct map *m, int p, bool alone);
 void page_was_faulted(struct map *m, int p);
 int simulate(struct map *m, int p, bool write, u64 stamp, struct plan *plan);
 void judge(struct map *m, int p, bool write, int what, int out, bool kernel);
+void reclaimed(struct map *m, int p, int out);
 void check_read(struct map *m, int p, struct touch *t);
 void fill_page(struct map *m, int p, int fill, u64 stamp);
 void wp_pages(struct map *m, int p, int n, bool wp);
