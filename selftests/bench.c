@@ -5,6 +5,7 @@
  *
  * usage: bench [-r REPEATS] [-m MIB] [-n] shmem|anon|hugetlb [ROW...]
  *        bench [-r REPEATS] [-m MIB] smp
+ *        bench [-r REPEATS] grow
  *
  * ROW is a name below, or a shell pattern.  Prints for each row
  *
@@ -55,6 +56,7 @@
 #define GIB	(1UL << 30)
 
 static bool shmem, hugetlb;	/* the kind of memory */
+static bool private_file;	/* shmem, mapped privately */
 static size_t size = 64UL << 20;	/* of the mapping under test */
 static size_t pages;
 static char *mem;
@@ -131,7 +133,7 @@ static void map(size_t len, bool huge)
 	if (shmem || hugetlb) {
 		memfd = memfd_create("bench", MFD_CLOEXEC | (hugetlb ? MFD_HUGETLB : 0));
 		check(memfd >= 0 && !ftruncate(memfd, len), "memfd");
-		flags |= MAP_SHARED;
+		flags |= private_file ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
 	} else {
 		flags |= MAP_PRIVATE | MAP_ANONYMOUS;
 	}
@@ -856,6 +858,56 @@ static void smp(int repeats, size_t len)
 	printf("writers-smp-ratio both %.3f shmem/anon 0\n", median(ratio, repeats));
 }
 
+/* ---- how the cost of protecting grows with the size ---- */
+
+/*
+ * Protect a file that is nearly empty: nothing of it is there, or one of 100 blocks
+ * of 2 MiB, in small pages.  A private mapping keeps protection in page tables, as
+ * shared ones do without PMD markers.
+ */
+static void grow_once(int gib, int percent, int repeats)
+{
+	static char buf[1 << 16];
+	double best = 0, tables = 0, kib;
+
+	for (int i = 0; i < repeats; i++) {
+		map(gib * GIB, false);
+		for (size_t off = 0; percent && off < size; off += 100 / percent * HUGE)
+			for (size_t at = off; at < off + HUGE; at += sizeof(buf))
+				check(pwrite(memfd, buf, sizeof(buf), at) == sizeof(buf), "pwrite");
+		for (size_t off = 0; percent && off < size; off += 100 / percent * HUGE)
+			for (size_t at = off; at < off + HUGE; at += PAGE)
+				(void)*(volatile char *)(mem + at);
+		if (!try_register(0))
+			die("UFFDIO_REGISTER");
+		kib = number("/proc/self/status", "VmPTE:");
+		start();
+		wp(true);
+		stop();
+		tables = number("/proc/self/status", "VmPTE:") - kib;
+		if (!i || value < best)
+			best = value;
+		unmap();
+	}
+	printf("grow%d-insn-%d %s %.0f insn/GiB 0\n", percent, gib,
+	       private_file ? "private" : "shared", best / gib);
+	printf("grow%d-tables-%d %s %.1f KiB/GiB 0\n", percent, gib,
+	       private_file ? "private" : "shared", tables / gib);
+}
+
+static void grow(int repeats)
+{
+	static const int gib[] = { 1, 4, 16, 64 };
+
+	shmem = true;
+	for (int percent = 0; percent < 2; percent++)
+		for (int priv = 1; priv >= 0; priv--)
+			for (size_t i = 0; i < sizeof(gib) / sizeof(gib[0]); i++) {
+				private_file = priv;
+				grow_once(gib[i], percent, repeats);
+			}
+}
+
 /* ---- */
 
 enum {
@@ -979,6 +1031,10 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!strcmp(argv[optind], "smp")) {
 		smp(repeats, len);
+		return 0;
+	}
+	if (!strcmp(argv[optind], "grow")) {
+		grow(repeats);
 		return 0;
 	}
 	shmem = !strcmp(argv[optind], "shmem");
