@@ -241,13 +241,13 @@ static void run(void)
 	_exit(0);
 }
 
-/* Is this a kernel that has UFFD_FEATURE_WP_ASYNC, as 6.7 and later? */
+/* Is this a kernel that has UFFD_FEATURE_MOVE, as 6.8 and later? */
 static bool is_mainline(void)
 {
-	const u64 wp_async = 1 << 15;
+	const u64 move = 1 << 16;
 	struct uffdio_api api = { .api = UFFD_API };
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	bool ret = !ioctl(fd, UFFDIO_API, &api) && (api.features & wp_async);
+	bool ret = !ioctl(fd, UFFDIO_API, &api) && (api.features & move);
 
 	close(fd);
 	return ret;
