@@ -57,6 +57,7 @@
 
 static bool shmem, hugetlb;	/* the kind of memory */
 static bool private_file;	/* shmem, mapped privately */
+static size_t page = PAGE;	/* its size */
 static size_t size = 64UL << 20;	/* of the mapping under test */
 static size_t pages;
 static char *mem;
@@ -140,7 +141,7 @@ static void map(size_t len, bool huge)
 	mem = mmap(p, len, PROT_READ | PROT_WRITE, flags, memfd, 0);
 	check(mem == p, "mmap");
 	size = len;
-	pages = len / (hugetlb ? HUGE : PAGE);
+	pages = len / page;
 	if (hugetlb)
 		return;
 	/* "advise" and "madvise" are what the guest is set to */
@@ -150,31 +151,21 @@ static void map(size_t len, bool huge)
 static void touch_read(void)
 {
 	volatile char *p = mem, *end = mem + size;
+	const size_t step = page;
 
-	for (; p < end; p += PAGE)
+	for (; p < end; p += step)
 		(void)*p;
 }
 
 static void touch_write(void)
 {
 	volatile char *p = mem, *end = mem + size;
+	const size_t step = page;
 
-	for (; p < end; p += PAGE)
+	for (; p < end; p += step)
 		*p = 0;
 }
 
-/* The same of hugetlbfs */
-static void huge_read(void)
-{
-	for (volatile char *p = mem, *end = mem + size; p < end; p += HUGE)
-		(void)*p;
-}
-
-static void huge_write(void)
-{
-	for (volatile char *p = mem, *end = mem + size; p < end; p += HUGE)
-		*p = 0;
-}
 
 static void advise(int what)
 {
@@ -198,10 +189,6 @@ static void unmap(void)
  */
 static void settle(void)
 {
-	if (hugetlb) {
-		huge_write();
-		return;
-	}
 	touch_write();
 	for (int i = 0; shmem && i < 3; i++) {
 		advise(MADV_DONTNEED);
@@ -313,18 +300,11 @@ static void huge_afresh(void)
 	      "mmap");
 }
 
-static void row_huge_populate(void)
-{
-	start();
-	huge_write();
-	stop();
-}
-
 static void row_huge_read_refault(void)
 {
 	huge_afresh();
 	start();
-	huge_read();
+	touch_read();
 	stop();
 }
 
@@ -332,32 +312,8 @@ static void row_huge_write_refault(void)
 {
 	huge_afresh();
 	start();
-	huge_write();
+	touch_write();
 	stop();
-}
-
-static void *unprotect_each_huge(void *unused)
-{
-	struct uffd_msg msg;
-
-	for (size_t i = 0; i < pages; i++) {
-		get_event(&msg);
-		wp_range(wp_event(&msg), HUGE, false);
-	}
-	return unused;
-}
-
-static void row_huge_wp_event(void)
-{
-	pthread_t monitor;
-
-	wp(true);
-	pthread_create(&monitor, NULL, unprotect_each_huge, NULL);
-	sched_yield();
-	start();
-	huge_write();
-	stop();
-	pthread_join(monitor, NULL);
 }
 
 /* ---- rows: all begin with a fresh mapping, in page tables and written ---- */
@@ -587,7 +543,7 @@ static void *unprotect_each(void *unused)
 
 	for (size_t i = 0; i < pages; i++) {
 		get_event(&msg);
-		wp_range(wp_event(&msg), PAGE, false);
+		wp_range(wp_event(&msg), page, false);
 	}
 	return unused;
 }
@@ -925,7 +881,7 @@ static const struct row {
 	void (*run)(void);
 	int flags;
 } rows[] = {
-	{ "populate", row_populate, BOTH | EMPTY },
+	{ "populate", row_populate, BOTH | HTLB | EMPTY },
 	{ "read-refault", row_read_refault, SHMEM },
 	{ "write-refault", row_write_refault, SHMEM },
 	{ "write-after-read", row_write_after_read, SHMEM },
@@ -949,7 +905,7 @@ static const struct row {
 	{ "wp-read-refault", row_wp_read_refault, SHMEM | WP },
 	{ "wp-unprotect-markers", row_wp_unprotect_markers, SHMEM | WP },
 	{ "wp-protect-holes", row_wp_protect_holes, SHMEM | WP },
-	{ "wp-event", row_wp_event, BOTH | WP },
+	{ "wp-event", row_wp_event, BOTH | HTLB | WP },
 	{ "wp-event-marker", row_wp_event_marker, SHMEM | WP },
 	{ "wp-swap-out", row_wp_swap_out, BOTH | WP },
 	{ "wp-swap-in", row_wp_swap_in, BOTH | WP },
@@ -965,12 +921,10 @@ static const struct row {
 	{ "wp-huge-unprotect", row_wp_huge_unprotect, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-read", row_wp_huge_read, SHMEM | WP | HUGEMAP },
 	{ "wp-huge-stays", row_wp_huge_stays, SHMEM | WP | HUGEMAP },
-	{ "populate", row_huge_populate, HTLB | EMPTY },
 	{ "read-refault", row_huge_read_refault, HTLB },
 	{ "write-refault", row_huge_write_refault, HTLB },
 	{ "wp-protect-holes", row_wp_protect, HTLB | WP | EMPTY },
 	{ "wp-unprotect-markers", row_wp_unprotect, HTLB | WP | EMPTY },
-	{ "wp-event", row_huge_wp_event, HTLB | WP },
 	{ "wp-snapshot", row_wp_snapshot, BOTH | WP },
 	{ "wp-snapshot-events", row_wp_snapshot_events, BOTH | WP },
 };
@@ -1039,6 +993,8 @@ int main(int argc, char **argv)
 	}
 	shmem = !strcmp(argv[optind], "shmem");
 	hugetlb = !strcmp(argv[optind], "hugetlb");
+	if (hugetlb)
+		page = HUGE;
 	for (const struct row *r = rows; r < rows + sizeof(rows) / sizeof(rows[0]); r++) {
 		double best = -1, best_faults = 0;
 

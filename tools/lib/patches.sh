@@ -51,8 +51,10 @@ title() { git mailinfo /dev/null /dev/null <"$1" | sed -n 's/^Subject: //p'; }
 
 # kernel_sum COMMIT: stands for what is compiled of it
 kernel_sum() {
-	git -C "$linux" ls-tree "$1" | grep -vE '	(Documentation|tools)$' | sha256sum | cut -c 1-12
+	_files=$(git -C "$linux" ls-tree "$1") || die "$linux has no $1"
+	echo "$_files" | grep -vE '	(Documentation|tools)$' | sha256sum | cut -c 1-12
 }
+
 # measured_kernel KERNEL, as for tools/lib/build
 measured_kernel() {
 	case $1 in
