@@ -281,6 +281,25 @@ static uint64_t snapshot(void)
 	return t;
 }
 
+/*
+ * MiB that the first writer has mapped huge, once the userfaultfds are closed: the
+ * huge mappings come back when protection and registration end, or by the faults
+ * and the kernel thread soon after.  Waits until it is @want, or for 20 s.
+ */
+static long huge_again(long want, const char *smaps)
+{
+	uint64_t end = now() + 20000000000;
+	long huge;
+
+	for (unsigned long i = 0; i < writers; i++)
+		if (view[i].uffd >= 0)
+			close(view[i].uffd);
+	open_gate();
+	while ((huge = counter(smaps, "ShmemPmdMapped:") >> 10) < want && now() < end)
+		usleep(10000);
+	return huge;
+}
+
 /* ---- all of it ---------------------------------------------------------- */
 
 static void options(int argc, char **argv)
@@ -376,9 +395,9 @@ int main(int argc, char **argv)
 {
 	static const char * const name[] = { "write protection", "stop", "fork" };
 	unsigned long cow = 0, worst = 0, p99;
-	long out, in, huge, bad;
+	long out, in, huge, after, bad;
 	uint64_t total, closed;
-	char text[128], *mem;
+	char text[128], smaps[64], *mem;
 
 	options(argc, argv);
 	memory = open_memory(kind);
@@ -393,8 +412,8 @@ int main(int argc, char **argv)
 	start_writers();
 	usleep(200000);
 
-	snprintf(text, sizeof(text), "/proc/%d/smaps", view[0].pid);
-	huge = counter(text, "ShmemPmdMapped:") >> 10;
+	snprintf(smaps, sizeof(smaps), "/proc/%d/smaps", view[0].pid);
+	huge = counter(smaps, "ShmemPmdMapped:") >> 10;
 	out = counter("/proc/vmstat", "pswpout ");
 	in = counter("/proc/vmstat", "pswpin ");
 	total = now();
@@ -421,15 +440,19 @@ int main(int argc, char **argv)
 
 	if (pressure && !(out && in))
 		quit(1, "nothing was swapped out and in: this run proves nothing");
+	after = huge_again(huge, smaps);
 	/* Huge pages are split to be swapped. */
 	if (!strcmp(kind, "tmpfs-huge") && !huge && !pressure)
 		quit(1, "there were no huge pages: this run proves nothing");
+	if (after < huge && !pressure)
+		quit(1, "%ld MiB of %ld are still mapped huge afterwards", after, huge);
 	p99 = percentile(.99) < worst ? percentile(.99) : worst;
 	printf(json ? "{\"way\": \"%s\", \"memory\": \"%s\", \"size_mib\": %lu, \"writers\": %lu, "
 	       "\"rate\": %lu, \"pause_max_ms\": %.3f, \"pause_p99_ms\": %.3f, \"gate_ms\": %.3f, "
 	       "\"total_ms\": %.1f, \"saved_by_fault\": %lu, \"saved_in_background\": %lu, "
 	       "\"faults\": %lu, \"copied_mib\": %.1f, \"swapped_out\": %ld, \"swapped_in\": %ld, "
-	       "\"huge_mib\": %ld, \"verdict\": \"%s\", \"first_bad_page\": %ld}\n" :
+	       "\"huge_mib\": %ld, \"huge_after_mib\": %ld, \"verdict\": \"%s\", "
+	       "\"first_bad_page\": %ld}\n" :
 	       "way                     %s of %s memory\n"
 	       "                        %lu MiB, %lu writers, %lu writes/s each\n"
 	       "pause seen by writers   max %.3f ms, 99%% below %.3f ms\n"
@@ -440,9 +463,10 @@ int main(int argc, char **argv)
 	       "memory copied           %.1f MiB\n"
 	       "swapped meanwhile       %ld pages out, %ld in\n"
 	       "mapped huge at the cut  %ld MiB\n"
+	       "mapped huge afterwards  %ld MiB\n"
 	       "verdict                 %s\n", name[way], kind, size, writers, rate,
 	       worst / 1e6, p99 / 1e6, closed / 1e6, total / 1e6, by_fault,
 	       nr_saved - by_fault, faults + cow, (nr_saved + cow) * PAGE / 1048576., out, in,
-	       huge, text, bad);
+	       huge, after, text, bad);
 	return bad >= 0;
 }
