@@ -34,7 +34,8 @@ find_tree() {
 	if [ "$kernel" = series ] || [ "$from" != "$linux" ]; then
 		index=$out/src.git/index.$$
 		trap 'rm -f "$index"' EXIT
-		cp "$(git -C "$from" rev-parse --path-format=absolute --git-path index)" "$index"
+		# With its time: git knows by it what was edited in the second of a checkout.
+		cp -p "$(git -C "$from" rev-parse --path-format=absolute --git-path index)" "$index"
 		tree=$(export GIT_INDEX_FILE="$index" GIT_OBJECT_DIRECTORY="$store/objects"
 			git -C "$from" add -A && git -C "$from" write-tree)
 	elif [ "$kernel" = base ]; then
