@@ -405,10 +405,25 @@ void page_was_faulted(struct map *m, int p)
 		accessed(m, p, false, 0);
 }
 
-/* What happens when there is a monitor; the last obstacle, or none. */
+/* The next event is that this page is missing. */
+static bool found_missing(struct map *m, int p)
+{
+	struct event *e = &sh->event[(events_seen + wants) % EVENTS];
+
+	return load(&sh->events) - events_seen > (unsigned int)wants &&
+		e->proc == m->proc && e->slot == m->slot && e->addr == addr_of(m, p) &&
+		!(e->flags & UFFD_PAGEFAULT_FLAG_WP);
+}
+
+/*
+ * What happens when there is a monitor; the last obstacle, or none.  To be called
+ * after the access, which may have met a hole where reclaim has dropped a page.
+ */
 int simulate(struct map *m, int p, bool write, u64 stamp, struct plan *plan)
 {
 	for (;;) {
+		if (kind != ANON && exists[p] && !dirty[p] && !own(m, p) && found_missing(m, p))
+			exists[p] = false;
 		switch (obstacle(m, p, write)) {
 		case GO:
 			accessed(m, p, write, stamp);
