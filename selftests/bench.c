@@ -246,12 +246,12 @@ static void register_notifier(void)
 
 /* ---- userfaultfd ---- */
 
-static bool try_register(uint64_t features)
+static bool try_register(uint64_t mode, uint64_t features)
 {
 	struct uffdio_api api = { .api = UFFD_API,
 				  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | features };
 	struct uffdio_register reg = { .range = { (uintptr_t)mem, size },
-				       .mode = UFFDIO_REGISTER_MODE_WP };
+				       .mode = mode };
 
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
 	check(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API");
@@ -772,7 +772,7 @@ static double writers(size_t len)
 
 	map(len, false);
 	settle();
-	check(try_register(0), "UFFDIO_REGISTER");
+	check(try_register(UFFDIO_REGISTER_MODE_WP, 0), "UFFDIO_REGISTER");
 	wp(true);
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	pthread_create(&t[0], NULL, unprotect_each, NULL);
@@ -834,7 +834,7 @@ static void grow_once(int gib, int percent, int repeats)
 		for (size_t off = 0; percent && off < size; off += 100 / percent * HUGE)
 			for (size_t at = off; at < off + HUGE; at += PAGE)
 				(void)*(volatile char *)(mem + at);
-		if (!try_register(0))
+		if (!try_register(UFFDIO_REGISTER_MODE_WP, 0))
 			die("UFFDIO_REGISTER");
 		kib = number("/proc/self/status", "VmPTE:");
 		start();
@@ -874,6 +874,7 @@ enum {
 	HUGEMAP = 32,		/* huge pages */
 	SPARSE = 64,		/* 1 GiB */
 	HTLB = 128,		/* hugetlbfs */
+	MISSING = 256,		/* registered for missing pages */
 };
 
 static const struct row {
@@ -896,8 +897,13 @@ static const struct row {
 	{ "reg-write-refault", row_write_refault, SHMEM | WP },
 	{ "reg-write-after-read", row_write_after_read, SHMEM | WP },
 	{ "reg-soft-dirty-write", row_soft_dirty, SHMEM | WP },
-	{ "reg-unregister", row_reg_unregister, BOTH | WP },
-	{ "reg-close", row_reg_close, BOTH | WP },
+	/* With what plain 5.10 has, and wakes at unregister */
+	{ "reg-unregister", row_reg_unregister, SHMEM | MISSING },
+	{ "reg-unregister", row_reg_unregister, ANON | MISSING | WP },
+	{ "reg-unregister-wp", row_reg_unregister, BOTH | WP },
+	{ "reg-close", row_reg_close, SHMEM | MISSING },
+	{ "reg-close", row_reg_close, ANON | MISSING | WP },
+	{ "reg-close-wp", row_reg_close, BOTH | WP },
 	{ "wp-write-after", row_wp_write_after, BOTH | WP },
 	{ "wp-protect", row_wp_protect, BOTH | HTLB | WP },
 	{ "wp-unprotect", row_wp_unprotect, BOTH | HTLB | WP },
@@ -941,13 +947,16 @@ static bool wanted(const struct row *r, char **names)
 
 static bool run_once(const struct row *r, size_t len)
 {
+	uint64_t mode;
 	bool ok = true;
 
 	map(r->flags & SPARSE ? GIB : len, r->flags & HUGEMAP);
 	if (!(r->flags & EMPTY))
 		settle();
-	if (r->flags & WP) {
-		ok = try_register(r->flags & FORK ? UFFD_FEATURE_EVENT_FORK : 0);
+	mode = (r->flags & WP ? UFFDIO_REGISTER_MODE_WP : 0) |
+		(r->flags & MISSING ? UFFDIO_REGISTER_MODE_MISSING : 0);
+	if (mode) {
+		ok = try_register(mode, r->flags & FORK ? UFFD_FEATURE_EVENT_FORK : 0);
 		if (!ok && errno != EINVAL)
 			die("UFFDIO_REGISTER");
 	}
