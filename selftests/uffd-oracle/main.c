@@ -231,6 +231,7 @@ static void run(void)
 		end_child_in_time();
 		if (step_nr % check_every == 0)
 			check_all(NULL);
+		count_pmds();
 		sh->total.ops++;
 		if (limit_s && i % 64 == 0 && now_ms() - start > limit_s * 1000ULL / runs)
 			break;
@@ -378,13 +379,14 @@ int main(int argc, char **argv)
 	rmdir(CGROUP);
 	count(false);
 	printf("operations %llu, %llu per second, events %llu, checks %llu, swap-outs %llu, "
-	       "migrations %llu, splits %llu, collapses %llu, lost %llu, spurious %llu, cross %llu, "
+	       "migrations %llu, splits %llu, collapses %llu, PMD-markers %llu, huge-protected %llu, lost %llu, spurious %llu, cross %llu, "
 	       "content %llu, hang %llu, other %llu, stalls %llu, refused %llu\n",
 	       s->ops,
 	       (s->ops * 1000 / (now_ms() - t0 + 1)),
 	       s->events, s->checks,
 	       counted.swapout, counted.migrated,
 	       counted.split, counted.collapsed,
+	       s->pmd_markers, s->pmd_huge,
 	       s->lost, s->spurious,
 	       s->cross, s->content,
 	       s->hang, s->other,

@@ -281,6 +281,65 @@ void check_all(struct map *about)
 		check_pages(&maps[i], about, 0, nr_pages);
 }
 
+/* Of so many pages from P, all of them */
+static bool all_are(struct map *m, int p, int n, uint8_t f)
+{
+	while (n--)
+		if ((m->f[p + n] & f) != f)
+			return false;
+	return true;
+}
+
+/*
+ * Does a PMD marker protect the 2 MiB from P? A VMA that begins behind its first page
+ * needs a page table for it, which shows if there was none. Nothing else runs meanwhile.
+ */
+static bool is_pmd_marker(struct map *m, int p)
+{
+	long long before;
+	u64 pm;
+
+	pagemap_at(m, addr_of(m, p), 1, &pm);
+	if (pm & PM_PRESENT)
+		return false;
+	before = file_value("/proc/self/status", "VmPTE");
+	if (SYS(m->proc, mprotect, addr_of(m, p), PAGE, PROT_NONE))
+		BAD(other, "mprotect: %s", strerror(error));
+	before = file_value("/proc/self/status", "VmPTE") - before;
+	if (SYS(m->proc, mprotect, addr_of(m, p), PAGE, PROT_READ | PROT_WRITE))
+		BAD(other, "mprotect: %s", strerror(error));
+	return before > 0;
+}
+
+/*
+ * Is there protection in PMDs, in markers and in huge pages, or is all of this about
+ * small pages? Looks into the mappings of the driver itself, now and then.
+ */
+void count_pmds(void)
+{
+	int n = HUGE_SIZE / PAGE;
+
+	if (kind != HUGE || rnd(8))
+		return;
+	for (struct map *m = maps; m < maps + SLOTS; m++) {
+		int huge, others = 0;
+
+		if (!m->live || m->uffd < 0 || m->base % HUGE_SIZE)
+			continue;
+		huge = smaps_value((char *)m->base, nr_pages * PAGE, "ShmemPmdMapped") /
+		       (int)(HUGE_SIZE >> 10);
+		for (int p = 0; p + n <= (int)nr_pages; p += n) {
+			if (!all_are(m, p, n, F_WP))
+				others++;
+			else if (all_are(m, p, 1, F_READ | F_WRITE) && is_pmd_marker(m, p))
+				sh->total.pmd_markers++;
+		}
+		/* At least so many of them are protected */
+		if (huge > others)
+			sh->total.pmd_huge += huge - others;
+	}
+}
+
 bool in_file(int p)
 {
 	return lseek(file, p * PAGE, SEEK_DATA) == (off_t)(p * PAGE);

@@ -51,6 +51,7 @@ struct chan {				/* driver tells a thread what to do */
 struct stats {
 	u64 ops, checks, events, late;
 	u64 lost, spurious, cross, content, hang, other, stalls;
+	u64 pmd_markers, pmd_huge;	/* seen: see count_pmds() */
 };
 
 extern struct shared {
@@ -174,6 +175,7 @@ struct map *random_monitored(void);
 char *name(struct map *m);
 void check(struct map *m, int p, int n);
 void check_all(struct map *about);
+void count_pmds(void);
 bool in_file(int p);
 void check_file(void);
 void due_event(struct map *m, int p, u64 flags);
