@@ -536,12 +536,15 @@ void fork_ended(int parent, pid_t pid)
 		if (c->uffd < 0)
 			BAD(lost, "no fork event for slot %d", s);
 	}
-	/* Without the series, fork() may forget protected zero pages. */
-	for (int i = 0; i < (int)nr_pages * SLOTS && kind == ANON && !patched; i++) {
+	/*
+	 * Of a VMA that has never had a page of its own, fork() leaves out the zero pages;
+	 * with the series not if it is registered for write-protect.  Where it may, they go.
+	 */
+	for (int i = 0; i < (int)nr_pages * SLOTS && kind == ANON; i++) {
 		struct map *c = &maps[2 * SLOTS + i / nr_pages];
 		int p = i % nr_pages;
 
-		if (c->live && (c->f[p] & F_ZERO)) {
+		if (c->live && (c->f[p] & F_ZERO) && !(patched && c->f[p] & F_RWP)) {
 			SYS(2, madvise, addr_of(c, p), PAGE, MADV_DONTNEED);
 			zapped(c, p);
 		}
