@@ -6,7 +6,9 @@
  *                      system call or of a fault fail, until all succeed.
  *                      Needs fault injection in the kernel.
  * uffd-inject limits   A memory cgroup at its limit, and signals to those who
- *                      protect a lot or wait for a monitor.
+ *                      protect a lot or wait for a monitor.  Some of the cases of
+ *                      alloc as well, in a cgroup that refuses the first, the
+ *                      second, ... page: it does so in any kernel.
  *
  * Whatever fails must say so, change nothing that it was not asked to change,
  * and work when it is tried again.  In particular UFFDIO_WRITEPROTECT must not
@@ -28,11 +30,61 @@ static size_t len;
 static int file = -1, uffd = -1, nth = -1;
 static u64 features, tried, injected, failures;
 
+/* Files of a memory cgroup, and how often it was at its limit before */
+static struct {
+	int max, high, current, events;
+	u64 refused;
+} group = { -1, -1, -1, -1, 0 };
+
+static void put(int fd, const char *text)
+{
+	if (pwrite(fd, text, strlen(text), 0) < 0)
+		fail("limit %s: %s", text, strerror(errno));
+}
+
+static u64 refused(void)
+{
+	char text[128] = "", *at;
+
+	if (pread(group.events, text, sizeof(text) - 1, 0) < 0)
+		fail("memory.events: %s", strerror(errno));
+	at = strstr(text, "max ");
+	return at ? strtoull(at + 4, NULL, 10) : 0;
+}
+
+static u64 charged(void)
+{
+	char text[24] = "";
+
+	if (pread(group.current, text, sizeof(text) - 1, 0) < 0)
+		fail("memory.current: %s", strerror(errno));
+	return strtoull(text, NULL, 10);
+}
+
+/* From now on the cgroup has room for n - 1 pages */
+static void arm_group(unsigned int n)
+{
+	char text[24];
+
+	/* The first read of a file is charged for a buffer */
+	charged();
+	group.refused = refused();
+	/* What this CPU has charged in advance goes back */
+	put(group.high, "0");
+	put(group.high, "max");
+	sprintf(text, "%llu", charged() + (n - 1) * PAGE);
+	put(group.max, text);
+}
+
 static void arm(unsigned int n)
 {
 	char text[16];
 	int l = sprintf(text, "%u", n);
 
+	if (group.max >= 0) {
+		arm_group(n);
+		return;
+	}
 	if (pwrite(nth, text, l, 0) != l)
 		fail("fail-nth: %s", strerror(errno));
 }
@@ -43,6 +95,10 @@ static bool disarm(void)
 	char text[16] = "";
 	bool left;
 
+	if (group.max >= 0) {
+		put(group.max, "max");
+		return refused() != group.refused;
+	}
 	if (pread(nth, text, sizeof(text) - 1, 0) < 0)
 		fail("fail-nth: %s", strerror(errno));
 	left = atoi(text);
@@ -197,6 +253,87 @@ static bool protect_holes(unsigned int n)
 	want_protected(mem, PAGES, PAGES, "after a second try");
 	if (!write_faults(mem + 100 * PAGE) || !write_faults(mem + 1000 * PAGE))
 		fail("a write to a protected page");
+	failures += !!err;
+	return hit;
+}
+
+/* A part of what has no page table, and may be mapped by a huge page */
+static bool protect_part(unsigned int n)
+{
+	bool hit;
+	int err;
+
+	len = 1024 * PAGE;
+	set_up(UFFDIO_REGISTER_MODE_WP);
+	/* The tables above it are there */
+	mem[0] = 1;
+	arm(n);
+	err = uffd_wp(uffd, (u64)mem + 600 * PAGE, 100 * PAGE, true);
+	hit = disarm();
+	want_error(err, hit, "protect");
+	want_protected(mem, 1024, err ? 0 : 100, "after protecting a part");
+	wp_pages(mem + 600 * PAGE, 100, true);
+	want_protected(mem, 1024, 100, "after a second try");
+	if (write_faults(mem + 599 * PAGE) || !write_faults(mem + 600 * PAGE) ||
+	    !write_faults(mem + 699 * PAGE) || write_faults(mem + 700 * PAGE))
+		fail("a write after protecting a part");
+	failures += !!err;
+	return hit;
+}
+
+/*
+ * hugetlbfs: two GiB of holes take tables, and no huge page; half of that moves, which
+ * cuts the VMA first
+ */
+#define NR_HUGE		1024UL
+
+static u64 count_huge(char *at, u64 nr, u64 *first)
+{
+	u64 sum = 0;
+
+	*first = nr;
+	for (u64 i = 0; i < nr; i++) {
+		bool wp = pagemap_of(at + i * HUGE_SIZE) & PM_UFFD_WP;
+
+		sum += wp;
+		if (!wp && *first == nr)
+			*first = i;
+	}
+	return sum;
+}
+
+static bool huge_holes(unsigned int n)
+{
+	u64 half = NR_HUGE / 2, sum, first;
+	char *to, *at;
+	bool hit;
+	int err;
+
+	len = NR_HUGE * HUGE_SIZE;
+	set_up(UFFDIO_REGISTER_MODE_WP);
+	to = place(1);
+	arm(n);
+	err = uffd_wp(uffd, (u64)mem, len, true);
+	hit = disarm();
+	want_error(err, hit, "protect");
+	sum = count_huge(mem, NR_HUGE, &first);
+	if (!err && sum != NR_HUGE)
+		fail("protect returns 0, and huge page %llu is not protected", first);
+	if (sum != first)
+		fail("protected beyond the page that failed");
+	failures += !!err;
+	wp_pages(mem, len / PAGE, true);
+	if (count_huge(mem, NR_HUGE, &first) != NR_HUGE)
+		fail("huge page %llu after a second try", first);
+	arm(n);
+	at = mremap(mem + len / 2, len / 2, len / 2, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	err = at == MAP_FAILED ? errno : 0;
+	hit |= disarm();
+	want_error(err, hit, "mremap");
+	if (count_huge(mem, err ? NR_HUGE : half, &first) != (err ? NR_HUGE : half))
+		fail("huge page %llu has lost its protection by mremap", first);
+	if (!err && count_huge(to, half, &first))
+		fail("protected where mremap has brought it");
 	failures += !!err;
 	return hit;
 }
@@ -490,28 +627,94 @@ static const struct {
 	bool (*fn)(unsigned int n);
 	u64 features;
 	bool must_fail;		/* something that needs memory, and can say so */
+	bool in_group;		/* also where a memory cgroup refuses pages */
+	bool huge;		/* for hugetlbfs */
 } cases[] = {
 	/* Where a PMD can hold it, what it needs may be there already */
 	{ "protect", protect_holes, 0, false },
 	{ "protect, without tables", protect_nothing, 0, true },
+	{ "protect a part", protect_part, 0, true, true },
 	{ "unprotect", lift, 0, false },
-	{ "unprotect a part", lift_part, 0, false },
+	{ "unprotect a part", lift_part, 0, false, true },
 	{ "faults", faults, 0, false },
 	{ "fork", fork_it, 0, true },
 	{ "fork, with event", fork_it, UFFD_FEATURE_EVENT_FORK, true },
 	{ "mremap", mremap_it, 0, true },
 	{ "mremap, with event", mremap_it, UFFD_FEATURE_EVENT_REMAP, true },
 	{ "copy", copy_wp, 0, true },
-	{ "unregister, register", reregister, 0, true },
-	{ "mprotect", mprotect_it, 0, true },
+	{ "unregister, register", reregister, 0, true, true },
+	{ "mprotect", mprotect_it, 0, true, true },
+	{ "protect, mremap", huge_holes, 0, true, true, true },
 };
+
+static struct { u64 injected, failures; } *shared;
+
+static const char *limit_dir = "/sys/fs/cgroup/uffd-inject/";
+
+static void enter_group(void);
+
+/* One case, until none of its allocations has failed */
+static int each_allocation(enum mem of, size_t nr, bool in_group)
+{
+	u64 was_injected = shared->injected, was_failures = shared->failures;
+	int status;
+
+	kind = of;
+	features = UFFD_FEATURE_SIGBUS | cases[nr].features;
+	for (unsigned int n = 1; ; n++) {
+		pid_t pid;
+
+		/* A new one: charges of who was in the last one go late */
+		if (in_group)
+			mkdir(limit_dir, 0755);
+		pid = fork();
+		if (!pid) {
+			bool hit;
+
+			alarm(60);
+			if (in_group) {
+				enter_group();
+			} else {
+				nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+				if (nth < 0)
+					skip("fail-nth: %s", strerror(errno));
+			}
+			hit = cases[nr].fn(n);
+			shared->injected += hit;
+			shared->failures += failures;
+			_exit(hit ? 0 : 77);
+		}
+		if (pid < 0 || waitpid(pid, &status, 0) != pid)
+			skip("fork: %s", strerror(errno));
+		if (in_group && rmdir(limit_dir))
+			fail("%s: %s", limit_dir, strerror(errno));
+		tried++;
+		if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+			break;
+		if (WIFEXITED(status) && WEXITSTATUS(status) == 4)
+			return 4;
+		if (status || n > 2000) {
+			printf("FAILED: %s, %s, allocation %u: status %x\n",
+			       kind_name[kind], cases[nr].name, n, status);
+			return 1;
+		}
+	}
+	printf("%-11s %-22s %4llu allocations failed, %4llu errors\n", kind_name[kind],
+	       cases[nr].name, shared->injected - was_injected,
+	       shared->failures - was_failures);
+	fflush(stdout);
+	if (shared->failures == was_failures &&
+	    (in_group || (cases[nr].must_fail && shared->injected == was_injected))) {
+		printf("FAILED: %s: nothing has failed\n", cases[nr].name);
+		return 1;
+	}
+	return 0;
+}
 
 static int alloc(void)
 {
-	static struct { u64 injected, failures; } *shared;
-	static const enum mem kinds[] = { MEMFD, PRIVATE, HUGE };
+	static const enum mem kinds[] = { MEMFD, PRIVATE, HUGE, HUGETLB };
 
-	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (write_file(DEBUGFS "failslab/ignore-gfp-wait", "N") ||
 	    write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") ||
 	    write_file(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N") ||
@@ -520,49 +723,14 @@ static int alloc(void)
 		skip("fault injection: %s", strerror(errno));
 	for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++)
 		for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-			u64 was_injected = shared->injected, was_failures = shared->failures;
+			bool huge = kinds[k] == HUGETLB;
+			int rc;
 
-			kind = kinds[k];
-			features = UFFD_FEATURE_SIGBUS | cases[i].features;
-			for (unsigned int n = 1; ; n++) {
-				pid_t pid = fork();
-				int status;
-
-				if (!pid) {
-					bool hit;
-
-					alarm(60);
-					nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-					if (nth < 0)
-						skip("fail-nth: %s", strerror(errno));
-					hit = cases[i].fn(n);
-					shared->injected += hit;
-					shared->failures += failures;
-					_exit(hit ? 0 : 77);
-				}
-				if (pid < 0 || waitpid(pid, &status, 0) != pid)
-					skip("fork: %s", strerror(errno));
-				tried++;
-				if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
-					break;
-				if (WIFEXITED(status) && WEXITSTATUS(status) == 4)
-					return 4;
-				if (status || n > 2000) {
-					printf("FAILED: %s, %s, allocation %u: status %x\n",
-					       kind_name[kind], cases[i].name, n, status);
-					return 1;
-				}
-			}
-			printf("%-11s %-22s %4llu allocations failed, %4llu errors\n", kind_name[kind],
-			       cases[i].name,
-			       (shared->injected - was_injected),
-			       (shared->failures - was_failures));
-			fflush(stdout);
-			if (cases[i].must_fail && shared->failures == was_failures &&
-			    shared->injected == was_injected) {
-				printf("FAILED: %s: nothing has failed\n", cases[i].name);
-				return 1;
-			}
+			if (cases[i].huge != huge)
+				continue;
+			rc = each_allocation(kinds[k], i, false);
+			if (rc)
+				return rc;
 		}
 	injected = shared->injected;
 	failures = shared->failures;
@@ -572,14 +740,46 @@ static int alloc(void)
 /*
  * Limits and signals
  */
-static const char *limit_dir = "/sys/fs/cgroup/uffd-inject/";
-
 static bool put_limit(const char *name, const char *text)
 {
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s%s", limit_dir, name);
 	return !write_file(path, text);
+}
+
+static int group_file(const char *name, int flags)
+{
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s%s", limit_dir, name);
+	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0)
+		skip("%s: %s", path, strerror(errno));
+	return fd;
+}
+
+/*
+ * Nothing of this process can be reclaimed, and nobody killed: what there is no room
+ * for is refused.  Nor may it need a page of its own while the limit is on, see below.
+ * It stays on one CPU, as charges in advance are by CPU.
+ */
+static void enter_group(void)
+{
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	if (sched_setaffinity(0, sizeof(cpu), &cpu) ||
+	    write_file("/proc/self/oom_score_adj", "-1000") ||
+	    !put_limit("memory.swap.max", "0") || !put_limit("cgroup.procs", "0") ||
+	    mlockall(MCL_CURRENT))
+		skip("cgroup: %s", strerror(errno));
+	group.high = group_file("memory.high", O_WRONLY);
+	group.current = group_file("memory.current", O_RDONLY);
+	group.events = group_file("memory.events", O_RDONLY);
+	group.max = group_file("memory.max", O_WRONLY);
 }
 
 /*
@@ -775,6 +975,18 @@ static int limits(void)
 	int status, slow = 0;
 	pid_t pid;
 
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		enum mem of = MEMFD;
+		int rc;
+
+		if (!cases[i].in_group)
+			continue;
+		if (cases[i].huge)
+			of = HUGETLB;
+		rc = each_allocation(of, i, true);
+		if (rc)
+			return rc;
+	}
 	kind = MEMFD;
 	mkdir(limit_dir, 0755);
 	pid = in_child(at_limit);
@@ -818,6 +1030,7 @@ int main(int argc, char **argv)
 		skip("write-protect of shared memory: %s", strerror(errno));
 	}
 	rng = 1;
+	shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	rc = strcmp(argv[1], "alloc") ? limits() : alloc();
 	if (!rc && !strcmp(argv[1], "alloc"))
 		printf("tried %llu, allocations failed %llu, errors %llu\n", tried,
