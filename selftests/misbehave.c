@@ -2,6 +2,8 @@
 /*
  * Goes wrong in a known way, to show that the harness sees it.
  *
+ * A word / in a TEXT ends a line.
+ *
  * usage: misbehave print TEXT... | skip TEXT... | exit N | segv | hang | fork |
  *                  kmsg TEXT... | panic
  */
@@ -18,7 +20,8 @@ static void put(const char *path, char **words)
 	int fd = open(path, O_WRONLY);
 
 	for (; *words; words++)
-		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s ", *words);
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%c",
+			 strcmp(*words, "/") ? *words : "", strcmp(*words, "/") ? ' ' : '\n');
 	text[strlen(text) - 1] = '\n';
 	if (fd < 0 || write(fd, text, strlen(text)) < 0)
 		perror(path);
