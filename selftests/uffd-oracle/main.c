@@ -379,7 +379,8 @@ int main(int argc, char **argv)
 	rmdir(CGROUP);
 	count(false);
 	printf("operations %llu, %llu per second, events %llu, checks %llu, swap-outs %llu, "
-	       "migrations %llu, splits %llu, collapses %llu, PMD-markers %llu, huge-protected %llu, lost %llu, spurious %llu, cross %llu, "
+	       "migrations %llu, splits %llu, collapses %llu, PMD-markers %llu, "
+	       "huge-protected %llu, lost %llu, spurious %llu, cross %llu, "
 	       "content %llu, hang %llu, other %llu, stalls %llu, refused %llu\n",
 	       s->ops,
 	       (s->ops * 1000 / (now_ms() - t0 + 1)),

@@ -292,23 +292,23 @@ static bool all_are(struct map *m, int p, int n, uint8_t f)
 
 /*
  * Does a PMD marker protect the 2 MiB from P? A VMA that begins behind its first page
- * needs a page table for it, which shows if there was none. Nothing else runs meanwhile.
+ * needs a page table for it, which shows if there was none. Nobody else makes one meanwhile.
  */
 static bool is_pmd_marker(struct map *m, int p)
 {
-	long long before;
+	long long kib;
 	u64 pm;
 
 	pagemap_at(m, addr_of(m, p), 1, &pm);
 	if (pm & PM_PRESENT)
 		return false;
-	before = file_value("/proc/self/status", "VmPTE");
+	kib = file_value("/proc/self/status", "VmPTE");
 	if (SYS(m->proc, mprotect, addr_of(m, p), PAGE, PROT_NONE))
 		BAD(other, "mprotect: %s", strerror(error));
-	before = file_value("/proc/self/status", "VmPTE") - before;
+	kib = file_value("/proc/self/status", "VmPTE") - kib;
 	if (SYS(m->proc, mprotect, addr_of(m, p), PAGE, PROT_READ | PROT_WRITE))
 		BAD(other, "mprotect: %s", strerror(error));
-	return before > 0;
+	return kib > 0;
 }
 
 /*
@@ -324,7 +324,8 @@ void count_pmds(void)
 	for (struct map *m = maps; m < maps + SLOTS; m++) {
 		int huge, others = 0;
 
-		if (!m->live || m->uffd < 0 || m->base % HUGE_SIZE)
+		/* Of one that is held the model may be behind */
+		if (!m->live || m->held || m->uffd < 0 || m->base % HUGE_SIZE)
 			continue;
 		huge = smaps_value((char *)m->base, nr_pages * PAGE, "ShmemPmdMapped") /
 		       (int)(HUGE_SIZE >> 10);
