@@ -43,7 +43,7 @@ fuzz:
 	@tools/prepare
 	@tools/fuzz $(ARGS)
 
-# make check        all tests that fit in three quarters of an hour
+# make check        all tests that fit in an hour
 check:
 	@tools/lib/deps lint
 	@tools/prepare
