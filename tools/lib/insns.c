@@ -51,7 +51,8 @@ static const char *out;
 #define STACKS	4096			/* blocks of 16 KiB */
 static struct { uint64_t line, stay; } *seen;
 static uint64_t *touched, *touched_last, on_stack, on_stack_last, stay = 1, user;
-static uint64_t stacks[STACKS];
+/* Blocks that are a stack in this record; what was one may be a page table now */
+static struct stack { uint64_t block; int row; } stacks[STACKS];
 static bool on;
 static FILE *rows;
 static int row;
@@ -91,11 +92,10 @@ static void touch(unsigned int cpu, uint32_t info, uint64_t addr, void *p)
 {
 	uint64_t line = addr >> 6, block = addr >> 14, h;
 
-	/* From the boot on, so that the stacks are known */
-	if ((uintptr_t)p & STACK)
-		stacks[block % STACKS] = block;
 	if (!on)
 		return;
+	if ((uintptr_t)p & STACK)
+		stacks[block % STACKS] = (struct stack){ block, row + 1 };
 	if (user != count[0]) {
 		user = count[0];
 		stay++;
@@ -105,7 +105,7 @@ static void touch(unsigned int cpu, uint32_t info, uint64_t addr, void *p)
 			return;
 	seen[h].line = line;
 	seen[h].stay = stay;
-	if (stacks[block % STACKS] == block)
+	if (stacks[block % STACKS].block == block && stacks[block % STACKS].row == row + 1)
 		on_stack++;
 	else
 		touched[(uintptr_t)p & (SIZE - 1)]++;
